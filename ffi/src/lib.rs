@@ -1,0 +1,1 @@
+//! The machine: all unsafe that is not arithmetic.

@@ -1,0 +1,3 @@
+//! The `gradwire` program.
+#![forbid(unsafe_code)]
+fn main() {}
