@@ -1,0 +1,10 @@
+//! What this build calls itself, in `--version`, reports and model files.
+
+/// The crate's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit it was built from; `unknown` outside a repository.
+#[must_use]
+pub fn commit() -> &'static str {
+    option_env!("GRADWIRE_COMMIT").unwrap_or("unknown")
+}
