@@ -4,7 +4,4 @@
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The commit it was built from; `unknown` outside a repository.
-#[must_use]
-pub fn commit() -> &'static str {
-    option_env!("GRADWIRE_COMMIT").unwrap_or("unknown")
-}
+pub const COMMIT: &str = env!("GRADWIRE_COMMIT");

@@ -42,7 +42,7 @@ fn header(model: &Model) -> Result<String, serde_json::Error> {
             "format": FORMAT,
             "format_version": FORMAT_VERSION.to_string(),
             "gradwire_version": build::VERSION,
-            "commit": build::commit(),
+            "commit": build::COMMIT,
             "kind": KIND_LR,
             "kernel_version": model.kernel_version.to_string(),
             "table": serde_json::to_string(&model.table)?,
