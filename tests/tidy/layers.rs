@@ -84,7 +84,7 @@ fn starts_with_path(path: &str, prefix: &str) -> bool {
 }
 
 /// Uses of another part that the table does not allow. Test code may use what it likes.
-pub fn upward_dependencies(file: &File) -> Vec<Finding> {
+pub(crate) fn upward_dependencies(file: &File) -> Vec<Finding> {
     let Some(part) = part_of(&file.path) else { return Vec::new() };
     let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| *name == part) else {
         let what =
@@ -113,7 +113,7 @@ pub fn upward_dependencies(file: &File) -> Vec<Finding> {
 }
 
 /// Clocks, sockets, threads, files and randomness in the protocol modules.
-pub fn outside_in_sans_io(file: &File) -> Vec<Finding> {
+pub(crate) fn outside_in_sans_io(file: &File) -> Vec<Finding> {
     let sans_io = SANS_IO.iter().any(|folder| file.path.starts_with(folder));
     if !sans_io || file.path.starts_with(SANS_IO_EXCEPT) {
         return Vec::new();
@@ -135,7 +135,7 @@ pub fn outside_in_sans_io(file: &File) -> Vec<Finding> {
 }
 
 /// Allocation, locks and logging in files that promise to have none.
-pub fn cost_on_a_datapath(file: &File) -> Vec<Finding> {
+pub(crate) fn cost_on_a_datapath(file: &File) -> Vec<Finding> {
     if !file.path.ends_with("_datapath.rs") {
         return Vec::new();
     }

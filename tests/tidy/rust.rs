@@ -4,7 +4,7 @@
 //! code where there may be none.
 
 /// The text with comments and the insides of literals replaced by spaces; lines stay where they were.
-pub fn code(text: &str) -> String {
+pub(crate) fn code(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = bytes.to_vec();
     let mut at = 0;
@@ -92,24 +92,24 @@ fn raw_string(rest: &[u8]) -> Option<usize> {
 }
 
 /// The line, from 1, of a byte offset.
-pub fn line_of(text: &str, offset: usize) -> usize {
+pub(crate) fn line_of(text: &str, offset: usize) -> usize {
     1 + text.as_bytes()[..offset].iter().filter(|&&byte| byte == b'\n').count()
 }
 
 /// Offsets where `word` stands with no letter, digit or underscore on either side.
-pub fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+pub(crate) fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     let bytes = text.as_bytes();
     text.match_indices(word).map(|(at, _)| at).filter(move |&at| {
         let before = at.checked_sub(1).map_or(b' ', |index| bytes[index]);
         let after = bytes.get(at + word.len()).copied().unwrap_or(b' ');
         let starts_as_word = is_word(word.as_bytes()[0]);
         let ends_as_word = is_word(word.as_bytes()[word.len() - 1]);
-        !(starts_as_word && is_word(before)) && !(ends_as_word && is_word(after))
+        !(starts_as_word && is_word(before) || ends_as_word && is_word(after))
     })
 }
 
 /// The offset just past the bracket that closes the one at `open`.
-pub fn closing(code: &str, open: usize) -> usize {
+pub(crate) fn closing(code: &str, open: usize) -> usize {
     let mut depth = 0_usize;
     for (at, byte) in code.bytes().enumerate().skip(open) {
         match byte {
@@ -127,7 +127,7 @@ pub fn closing(code: &str, open: usize) -> usize {
 }
 
 /// Byte ranges of the attributes, from `#` to past the `]`.
-pub fn attributes(code: &str) -> Vec<(usize, usize)> {
+pub(crate) fn attributes(code: &str) -> Vec<(usize, usize)> {
     ["#[", "#!["]
         .into_iter()
         .flat_map(|start| code.match_indices(start).map(move |(at, _)| (at, at + start.len() - 1)))
@@ -158,7 +158,7 @@ fn test_items(code: &str) -> impl Iterator<Item = (usize, usize, &str)> {
 }
 
 /// Code with everything behind `#[cfg(test)]` replaced by spaces.
-pub fn without_tests(code: &str) -> String {
+pub(crate) fn without_tests(code: &str) -> String {
     let mut out = code.as_bytes().to_vec();
     for (start, end, _) in test_items(code) {
         for byte in &mut out[start..end] {
@@ -171,7 +171,7 @@ pub fn without_tests(code: &str) -> String {
 }
 
 /// Names of the modules in files of their own that are declared behind `#[cfg(test)]`.
-pub fn test_modules_in_files(code: &str) -> Vec<String> {
+pub(crate) fn test_modules_in_files(code: &str) -> Vec<String> {
     test_items(code)
         .filter_map(|(_, _, item)| {
             let declared = item.strip_suffix(';')?.split_once("mod ")?.1.trim();
@@ -181,7 +181,7 @@ pub fn test_modules_in_files(code: &str) -> Vec<String> {
 }
 
 /// Every `a::b::c` path with the offset where it starts; groups in `use` are spelt out, one path a leaf.
-pub fn paths(code: &str) -> Vec<(usize, String)> {
+pub(crate) fn paths(code: &str) -> Vec<(usize, String)> {
     let bytes = code.as_bytes();
     let mut found = Vec::new();
     let mut at = 0;

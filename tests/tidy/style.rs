@@ -3,13 +3,13 @@
 use crate::rust::{attributes, closing, code, line_of, words};
 use crate::tree::{File, Finding};
 
-pub const LINES_WARN: usize = 600;
-pub const LINES_MAX: usize = 900;
+pub(crate) const LINES_WARN: usize = 600;
+pub(crate) const LINES_MAX: usize = 900;
 
 /// Names that say nothing about what is inside, so that everything ends up there.
 const EMPTY_NAMES: [&str; 6] = ["utils", "util", "common", "helpers", "helper", "misc"];
 
-pub fn too_long(file: &File) -> Vec<Finding> {
+pub(crate) fn too_long(file: &File) -> Vec<Finding> {
     match file.text.lines().count() {
         lines if lines > LINES_MAX => {
             vec![Finding::of(&file.path, format!("{lines} lines, at most {LINES_MAX}; split it by action"))]
@@ -19,13 +19,13 @@ pub fn too_long(file: &File) -> Vec<Finding> {
 }
 
 /// A warning, not a failure: time to think about a split.
-pub fn getting_long(file: &File) -> Option<String> {
+pub(crate) fn getting_long(file: &File) -> Option<String> {
     let lines = file.text.lines().count();
     (lines > LINES_WARN && lines <= LINES_MAX)
         .then(|| format!("{}: {lines} lines, over {LINES_WARN}; think about a split by action", file.path))
 }
 
-pub fn empty_names(file: &File) -> Vec<Finding> {
+pub(crate) fn empty_names(file: &File) -> Vec<Finding> {
     let advice = "says nothing about what is inside; name it after what it does";
     let in_path = file.path.split('/').map(|part| part.trim_end_matches(".rs"));
     let mut found: Vec<Finding> = in_path
@@ -43,7 +43,7 @@ pub fn empty_names(file: &File) -> Vec<Finding> {
 }
 
 /// `allow(…)` and `expect(…)` in attributes carry `reason = "…"`.
-pub fn exceptions_without_reason(file: &File) -> Vec<Finding> {
+pub(crate) fn exceptions_without_reason(file: &File) -> Vec<Finding> {
     let code = code(&file.text);
     let mut found = Vec::new();
     for (start, end) in attributes(&code) {
@@ -62,7 +62,7 @@ pub fn exceptions_without_reason(file: &File) -> Vec<Finding> {
 }
 
 /// The word `unsafe` outside the two crates that may use it.
-pub fn unsafe_out_of_place(file: &File) -> Vec<Finding> {
+pub(crate) fn unsafe_out_of_place(file: &File) -> Vec<Finding> {
     if file.path.starts_with("ffi/") || file.path.starts_with("kernels/") {
         return Vec::new();
     }
@@ -73,7 +73,7 @@ pub fn unsafe_out_of_place(file: &File) -> Vec<Finding> {
 }
 
 /// Every unsafe block and impl has `SAFETY:` on its line, in the three lines above, or in the comment that ends there.
-pub fn unsafe_without_argument(file: &File) -> Vec<Finding> {
+pub(crate) fn unsafe_without_argument(file: &File) -> Vec<Finding> {
     let code = code(&file.text);
     let lines: Vec<&str> = file.text.lines().collect();
     words(&code, "unsafe")
@@ -97,7 +97,7 @@ pub fn unsafe_without_argument(file: &File) -> Vec<Finding> {
 }
 
 /// The roots of the library and the program forbid unsafe code in everything below them.
-pub fn unsafe_not_forbidden(file: &File) -> Vec<Finding> {
+pub(crate) fn unsafe_not_forbidden(file: &File) -> Vec<Finding> {
     let is_root = file.path == "src/lib.rs" || file.path == "src/main.rs";
     let forbids = code(&file.text).contains("#![forbid(unsafe_code)]");
     match is_root && !forbids {

@@ -37,7 +37,7 @@ fn is_written_by_people(path: &str) -> bool {
     !is_data && name != "Cargo.lock" && !path.starts_with("LICENSE") && is_text.contains(&ending)
 }
 
-pub fn unfinished(file: &File) -> Vec<Finding> {
+pub(crate) fn unfinished(file: &File) -> Vec<Finding> {
     if !is_written_by_people(&file.path) {
         return Vec::new();
     }
@@ -53,7 +53,7 @@ pub fn unfinished(file: &File) -> Vec<Finding> {
     UNFINISHED.into_iter().flat_map(found).collect()
 }
 
-pub fn machine_paths(file: &File) -> Vec<Finding> {
+pub(crate) fn machine_paths(file: &File) -> Vec<Finding> {
     if !is_written_by_people(&file.path) {
         return Vec::new();
     }
@@ -73,7 +73,7 @@ pub fn machine_paths(file: &File) -> Vec<Finding> {
     PRIVATE_ROOTS.into_iter().flat_map(found).collect()
 }
 
-pub fn registry_hosts(file: &File) -> Vec<Finding> {
+pub(crate) fn registry_hosts(file: &File) -> Vec<Finding> {
     if file.path.ends_with("Cargo.lock") {
         let sources = file.text.lines().enumerate().filter(|(_, line)| line.starts_with("source = "));
         return sources
@@ -96,7 +96,7 @@ pub fn registry_hosts(file: &File) -> Vec<Finding> {
 }
 
 /// `docs/decisions/NNNN-title.md`, each number once: other documents cite decisions by number.
-pub fn decision_numbers(files: &[File]) -> Vec<Finding> {
+pub(crate) fn decision_numbers(files: &[File]) -> Vec<Finding> {
     let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
     let mut found = Vec::new();
     for file in files {
@@ -125,7 +125,7 @@ pub fn decision_numbers(files: &[File]) -> Vec<Finding> {
 }
 
 /// Documents that the README, the code or the tests point at.
-pub fn missing_documents(files: &[File]) -> Vec<Finding> {
+pub(crate) fn missing_documents(files: &[File]) -> Vec<Finding> {
     ["docs/design.md", "docs/testing.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"]
         .into_iter()
         .filter(|path| !files.iter().any(|file| file.path == *path))
@@ -134,7 +134,7 @@ pub fn missing_documents(files: &[File]) -> Vec<Finding> {
 }
 
 /// The parts that `test.sh` has, each explained in `docs/testing.md` as a table row that starts with its name.
-pub fn undocumented_parts(script: &str, manual: &str) -> Vec<Finding> {
+pub(crate) fn undocumented_parts(script: &str, manual: &str) -> Vec<Finding> {
     let Some(list) = script.lines().find_map(|line| line.strip_prefix("ALL_PARTS=(")) else {
         return vec![Finding::of("cluster-scripts/test.sh", "has no line `ALL_PARTS=(…)`")];
     };
@@ -157,7 +157,7 @@ mod tests {
     fn unfinished_marks_are_found_in_code_and_prose() {
         for mark in UNFINISHED {
             assert_eq!(count(unfinished, "src/a.rs", &format!("// {mark} later")), 1, "{mark}");
-            assert_eq!(count(unfinished, "docs/a.md", &format!("{mark}")), 1, "{mark}");
+            assert_eq!(count(unfinished, "docs/a.md", mark), 1, "{mark}");
             assert_eq!(count(unfinished, "tests/data/a.csv", mark), 0, "{mark}");
         }
         assert_eq!(

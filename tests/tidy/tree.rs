@@ -7,37 +7,37 @@ use std::process::Command;
 use crate::rust;
 
 /// One text file: its path from the repository's root with `/` between parts, and what it says.
-pub struct File {
-    pub path: String,
-    pub text: String,
+pub(crate) struct File {
+    pub(crate) path: String,
+    pub(crate) text: String,
 }
 
 impl File {
-    pub fn new(path: &str, text: &str) -> Self {
+    pub(crate) fn new(path: &str, text: &str) -> Self {
         Self { path: path.to_owned(), text: text.to_owned() }
     }
 
-    pub fn is_rust(&self) -> bool {
+    pub(crate) fn is_rust(&self) -> bool {
         self.path.ends_with(".rs")
     }
 }
 
 /// What a check found: where, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding(pub String);
+pub(crate) struct Finding(pub(crate) String);
 
 impl Finding {
-    pub fn at(path: &str, line: usize, what: impl std::fmt::Display) -> Self {
+    pub(crate) fn at(path: &str, line: usize, what: impl std::fmt::Display) -> Self {
         Self(format!("{path}:{line}: {what}"))
     }
 
-    pub fn of(path: &str, what: impl std::fmt::Display) -> Self {
+    pub(crate) fn of(path: &str, what: impl std::fmt::Display) -> Self {
         Self(format!("{path}: {what}"))
     }
 }
 
 /// Every text file that is tracked or would be by `git add`. Outside git: every file except build output.
-pub fn files() -> Vec<File> {
+pub(crate) fn files() -> Vec<File> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let names = listed_by_git(root).unwrap_or_else(|| walked(root));
     names
@@ -88,10 +88,10 @@ fn walked(root: &Path) -> Vec<String> {
 
 /// Paths of the Rust files that only tests compile: everything under a `tests/` or `benches/` folder, and the files of
 /// modules declared behind `#[cfg(test)]`. An entry that ends in `/` is a folder.
-pub struct TestCode(BTreeSet<String>);
+pub(crate) struct TestCode(BTreeSet<String>);
 
 impl TestCode {
-    pub fn of(files: &[File]) -> Self {
+    pub(crate) fn of(files: &[File]) -> Self {
         let mut paths = BTreeSet::new();
         for file in files.iter().filter(|file| file.is_rust()) {
             let (folder, name) = file.path.rsplit_once('/').unwrap_or(("", &file.path));
@@ -108,7 +108,7 @@ impl TestCode {
         Self(paths)
     }
 
-    pub fn contains(&self, path: &str) -> bool {
+    pub(crate) fn contains(&self, path: &str) -> bool {
         path.split('/').rev().skip(1).any(|part| part == "tests" || part == "benches")
             || self.0.iter().any(|known| match known.strip_suffix('/') {
                 Some(_) => path.starts_with(known.as_str()),
