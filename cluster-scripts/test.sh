@@ -356,7 +356,7 @@ for part in "${PARTS[@]}"; do
         $((SECONDS - began)) $((BUILD_BUDGET - build_left)) $((TEST_BUDGET - test_left)) "$passed" "$failed" "$skipped"
     if $part_failed; then
         echo "---- the end of $log ----"
-        grep -E '^test .* FAILED$|^test\.sh: ' "$log" | head -n 40
+        grep -E '^test .* FAILED$|^test\.sh: ' "$log" | awk '!seen[$0]++' | head -n 40
         echo ...
         tail -n 60 "$log"
         echo "---- end ----"
