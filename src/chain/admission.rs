@@ -139,7 +139,9 @@ pub struct Outcome<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum AckError {
     /// The peer acknowledged what was never ordered.
-    #[error("the tail acknowledged lsn {acked}, but only {sealed} was ordered; drop the lane and shake hands anew")]
+    #[error(
+        "the tail acknowledged lsn {acked}, but only {sealed} was ordered; drop the lane and shake hands anew"
+    )]
     Ahead {
         /// What it said.
         acked: Lsn,

@@ -105,7 +105,8 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// Any [`BatchError`]; nothing of the batch may be used then.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BatchError> {
-        let length = |expected: usize| BatchError::Length { expected: expected as u64, found: bytes.len() as u64 };
+        let length =
+            |expected: usize| BatchError::Length { expected: expected as u64, found: bytes.len() as u64 };
         let (header, body) =
             bytes.split_first_chunk::<BATCH_HEADER_BYTES>().ok_or(length(BATCH_HEADER_BYTES))?;
         let head = BatchHead::read(header)?;
@@ -153,8 +154,7 @@ impl<'a> Iterator for Entries<'a> {
 
 fn read_entry(rest: &[u8], index: u32) -> Result<(Entry<'_>, &[u8]), BatchError> {
     let short = |needed: usize| BatchError::Entry { index, needed: needed as u64, left: rest.len() as u64 };
-    let (header, after) =
-        rest.split_first_chunk::<ENTRY_HEADER_BYTES>().ok_or(short(ENTRY_HEADER_BYTES))?;
+    let (header, after) = rest.split_first_chunk::<ENTRY_HEADER_BYTES>().ok_or(short(ENTRY_HEADER_BYTES))?;
     let head = EntryHead::read(header)?;
     let padded = head.entry_bytes() - ENTRY_HEADER_BYTES;
     let (payload, after) = after.split_at_checked(padded).ok_or(short(head.entry_bytes()))?;

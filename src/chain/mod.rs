@@ -32,7 +32,7 @@ mod model_test;
 #[cfg(test)]
 mod replica_test;
 
-pub use admission::{Admission, AckError, ControlEntry, Outcome, PushHead, RetryReason, Verdict};
+pub use admission::{AckError, Admission, ControlEntry, Outcome, PushHead, RetryReason, Verdict};
 pub use batch::{
     BATCH_HEADER_BYTES, BATCH_VERSION, BatchHead, ENTRY_HEADER_BYTES, EntryFlags, EntryHead, EntryKind,
 };

@@ -52,7 +52,9 @@ struct Mark {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Divergence {
     /// The order of a session is broken.
-    #[error("session {session}: sequence {found} in the batch, {expected} would be next; leave the chain and rejoin")]
+    #[error(
+        "session {session}: sequence {found} in the batch, {expected} would be next; leave the chain and rejoin"
+    )]
     Sequence {
         /// Whose.
         session: SessionId,
@@ -197,7 +199,9 @@ impl Sessions {
     }
 
     fn leave_clock(&mut self, clock: Clock) {
-        let Some(count) = self.clocks.get_mut(&clock) else { unreachable!("no worker stands at clock {clock}") };
+        let Some(count) = self.clocks.get_mut(&clock) else {
+            unreachable!("no worker stands at clock {clock}")
+        };
         *count -= 1;
         if *count == 0 {
             self.clocks.remove(&clock);
