@@ -26,6 +26,8 @@ mod replica;
 mod sessions;
 
 #[cfg(test)]
+mod decode_test;
+#[cfg(test)]
 mod model_client;
 #[cfg(test)]
 mod model_test;
