@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::replica::LogSlot;
 use crate::wire::ids::{Clock, Epoch, Lsn, Sequence, SessionId, TableId};
 use crate::wire::{Level, RefusalCode, RetryCode};
 
@@ -29,9 +30,9 @@ pub struct PushHead {
 /// The answer to a push's header.
 #[derive(Debug)]
 #[must_use = "a slot that is neither committed nor refused leaves the push unanswered"]
-pub enum Admission<S> {
+pub enum Admission {
     /// Its turn: copy the payload into the slot, apply it, then commit, refuse or abandon.
-    Order(S),
+    Order(LogSlot),
     /// Ordered before. The next [`Outcome`] of the session says how it ended or stands; nothing else to do.
     Duplicate,
     /// Final, and ordered as an empty entry already: larger than any log may take. An outcome follows.

@@ -301,14 +301,7 @@ pub(super) fn check_in(batch: &mut [u8]) {
 
 /// The checksum a whole batch should carry; at least a header long.
 pub(super) fn checksum(batch: &[u8]) -> u32 {
-    let mut crc = !0u32;
-    for &byte in &batch[CHECKED_FROM..] {
-        crc ^= u32::from(byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0x82f6_3b78 & 0u32.wrapping_sub(crc & 1));
-        }
-    }
-    !crc
+    gradwire_kernels::crc32c(gradwire_kernels::Isa::active(), 0, &batch[CHECKED_FROM..])
 }
 
 /// The checksum a whole batch does carry.

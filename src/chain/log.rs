@@ -183,6 +183,14 @@ impl Log {
         }
     }
 
+    /// Gives the ring's memory back if it is empty.
+    pub(super) fn trim(&mut self) {
+        if self.first().is_none() {
+            self.words = Box::default();
+            self.tail = 0;
+        }
+    }
+
     /// The bytes of a batch that is still kept. Its first reader pays for the checksum.
     pub(super) fn batch(&mut self, lsn: Lsn) -> Option<&[u8]> {
         let first = self.places.front()?.lsn.0;

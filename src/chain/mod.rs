@@ -5,7 +5,7 @@
 //! order; batches of that order are the only thing that changes replicated state (C0), and what an acknowledgement
 //! means is a number: the lsn up to which every replica has applied.
 //!
-//! Invariants. C0: [`Sessions`](sessions::Sessions) changes only through entries of batches. C1: the head applies
+//! Invariants. C0: session state (`sessions.rs`) changes only through entries of batches. C1: the head applies
 //! an entry to its store *before* it commits it, so an entry in a batch always applies, and the last sealed lsn is
 //! applied here. C2: nothing is told as replicated before `acked`. C3: per session the sequence is contiguous;
 //! *refused* is an entry and uses up its sequence, *retry* changes nothing. A payload is copied once, into the log.

@@ -124,7 +124,7 @@ impl Replica {
     }
 
     /// Decides on a push by its header. Only [`Admission::Order`] wants its payload.
-    pub fn admit(&mut self, head: PushHead) -> Admission<LogSlot> {
+    pub fn admit(&mut self, head: PushHead) -> Admission {
         match self.turn(head.session, head.sequence, head.epoch) {
             Turn::Now => {}
             Turn::Duplicate => return Admission::Duplicate,
@@ -284,6 +284,12 @@ impl Replica {
     /// A sealed batch that is still kept, as it travels; `None` once it is acknowledged.
     pub fn batch(&mut self, lsn: Lsn) -> Option<&[u8]> {
         self.log.batch(lsn)
+    }
+
+    /// Gives the log's memory back if nothing is kept in it: for a partition that has been idle for a while.
+    pub fn trim(&mut self) {
+        self.serial += 1;
+        self.log.trim();
     }
 
     /// Refuses pushes for now (or takes them again): the server lost its coordinator for too long.

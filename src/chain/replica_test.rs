@@ -72,7 +72,7 @@ fn outcomes(replica: &mut Replica) -> Vec<Told> {
     told
 }
 
-fn retry(admission: Admission<LogSlot>) -> RetryReason {
+fn retry(admission: Admission) -> RetryReason {
     match admission {
         Admission::Retry(reason) => reason,
         other => panic!("{other:?} is no retry"),
@@ -304,8 +304,14 @@ fn a_full_log_asks_for_a_retry_and_an_acknowledgement_makes_room() {
     replica.acked(Lsn(2)).unwrap();
     let slot = slot(&mut replica, big(sequence));
     replica.commit(slot, EntryFlags::NONE);
+    replica.trim();
+    assert_eq!(replica.log_memory_bytes(), 1 << 16, "what is kept stays");
     settle(&mut replica);
     assert_eq!(replica.log_bytes(), 0);
+    replica.trim();
+    assert_eq!(replica.log_memory_bytes(), 0);
+    push(&mut replica, ALICE, sequence + 1);
+    settle(&mut replica);
 }
 
 #[test]
