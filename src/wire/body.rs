@@ -177,6 +177,12 @@ macro_rules! body {
     };
 }
 
+/// Digest of a key list: its name while a server keeps it. Both sides compute it from the keys themselves.
+#[must_use]
+pub fn key_digest(keys: &[u64]) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(keys.as_bytes())
+}
+
 body! {
     /// Opens a push: then `keys` u64 unless named, then the values.
     PushBody, Push, 48 {
@@ -258,8 +264,8 @@ body! {
         epoch: U64,
         /// The partition.
         partition: U32,
-        /// Zero.
-        reserved: U32,
+        /// Which sending this is; a retry repeats it as its `request`.
+        attempt: U32,
     }
 }
 

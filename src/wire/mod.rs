@@ -8,6 +8,9 @@
 //! flags (low half of `flags`) are skipped, unknown required ones (high half) refused. Identity and order
 //! belong to (session, partition), never to the lane that carried the record.
 //!
+//! The header's `request` tells sendings apart: a retry or a reply repeats the `request` of the very record it
+//! answers, so that an answer to an earlier sending is known as such.
+//!
 //! Nothing here allocates, waits or knows of lanes. Layouts are pinned by fixtures in `tests/data`.
 
 mod body;
@@ -17,6 +20,6 @@ pub mod ids;
 pub use body::{
     ClockEntry, CountBody, CountReplyBody, Encoding, ExportBody, ExportReplyBody, KeyForm, Level, NO_CLOCK,
     OutcomeBody, PULL_STRONG, PullBody, PullReplyBody, PullStatus, PushBody, PushOp, RefusalCode,
-    RefusedEntry, RetryBody, RetryCode, padded,
+    RefusedEntry, RetryBody, RetryCode, key_digest, padded,
 };
 pub use header::{HEADER_BYTES, Header, Kind, MAGIC, WIRE_VERSION, WireError};
