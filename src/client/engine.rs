@@ -185,9 +185,13 @@ impl<F: Fabric> Engine<F> {
         for event in events.drain(..) {
             match event {
                 Event::Arrived(lane) => self.receive(lane),
-                Event::Down { lane, reason } => self.on_lane_down(lane, &reason.to_string()),
-                // Entries speak between servers of a chain; a client reads outcomes.
-                Event::Entry { .. } => {}
+                Event::Down { lane, reason } => {
+                    // What came whole before still counts.
+                    self.receive(lane);
+                    self.close(lane, &reason.to_string());
+                }
+                // Entries and grants are between servers; a client reads outcomes and replies.
+                Event::Entry { .. } | Event::ReadDone { .. } => {}
             }
         }
         self.events = events;
@@ -215,11 +219,7 @@ impl<F: Fabric> Engine<F> {
             self.fabric.consume(lane);
             if let Err(error) = taken {
                 // A server that breaks the protocol is cut; a new lane starts over.
-                let reason = error.to_string();
-                if let Err(fence) = self.fabric.fence(lane) {
-                    tracing::warn!(%fence, "a lane could not be fenced");
-                }
-                self.on_lane_down(lane, &reason);
+                self.close(lane, &error.to_string());
                 return;
             }
         }
@@ -231,8 +231,12 @@ impl<F: Fabric> Engine<F> {
         self.fabric.copy_payload(lane, 0, &mut self.scratch);
     }
 
-    fn on_lane_down(&mut self, lane: LaneId, reason: &str) {
+    /// Gives a lane up; what went over it is sent again on the next.
+    pub(super) fn close(&mut self, lane: LaneId, reason: &str) {
         let Some(index) = self.links.iter().position(|link| link.lane == Some(lane)) else { return };
+        if let Err(error) = self.fabric.fence(lane) {
+            tracing::debug!(%error, "a lane was closed before it was fenced");
+        }
         let link = &mut self.links[index];
         link.lane = None;
         link.reserved = 0;

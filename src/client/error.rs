@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::control::ControlError;
 use super::keys::KeysError;
-use crate::lane::{AdoptError, PortError};
+use crate::lane::{AdoptError, SetupError};
 use crate::wire::ids::PartitionId;
 use crate::wire::{PullStatus, RefusalCode};
 
@@ -80,7 +80,7 @@ pub enum Error {
     },
     /// The machine could not give this thread its port.
     #[error(transparent)]
-    Port(#[from] PortError),
+    Port(#[from] SetupError),
     /// The machine could not take a new lane.
     #[error(transparent)]
     Lane(#[from] AdoptError),

@@ -244,7 +244,7 @@ impl Drop for Shared {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Session {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Session {
