@@ -53,15 +53,9 @@ fn compare(rule: &Rule, layout: &RowLayout, arena: &Arena, pushes: &[(Vec<u32>, 
         for (offsets, gradients) in pushes {
             update_rows(isa, rule, layout, &mut words, arena.unit, offsets, gradients);
         }
-        if let Some(at) = (0..words.len()).find(|&at| words[at] != expected.words[at]) {
-            panic!(
-                "{isa} {rule:?} {:?} dim {}: word {at} is {:#x}, not {:#x}",
-                layout.dtype(),
-                layout.dim(),
-                words[at],
-                expected.words[at]
-            );
-        }
+        let differs = (0..words.len()).find(|&at| words[at] != expected.words[at]);
+        let show = differs.map(|at| (at, words[at], expected.words[at]));
+        assert_eq!(show, None, "{isa} {rule:?} {layout:?}: word, found, expected");
     }
 }
 
