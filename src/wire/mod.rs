@@ -1,1 +1,3 @@
-//! wire (being written)
+//! Record layouts and their parsers.
+
+pub mod ids;
