@@ -94,7 +94,9 @@ impl Arena {
     /// All words, to write.
     pub fn words_mut(&mut self) -> &mut [u32] {
         // SAFETY: as in `words`; `&mut self` makes this the only slice.
-        unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr().cast::<u32>().add(self.skip), self.words) }
+        unsafe {
+            std::slice::from_raw_parts_mut(self.map.as_mut_ptr().cast::<u32>().add(self.skip), self.words)
+        }
     }
 
     /// Gives the memory of a range of words back; they read as zero again.
@@ -102,7 +104,7 @@ impl Arena {
     /// Panics when the range is not made of whole huge pages inside the arena: that would be our bug.
     pub fn discard(&mut self, range: Range<usize>) {
         assert!(range.start <= range.end && range.end <= self.words);
-        assert!(range.start % HUGE_PAGE_WORDS == 0 && range.end % HUGE_PAGE_WORDS == 0);
+        assert!(range.start.is_multiple_of(HUGE_PAGE_WORDS) && range.end.is_multiple_of(HUGE_PAGE_WORDS));
         if range.is_empty() {
             return;
         }

@@ -33,18 +33,34 @@ impl DensePartition {
         (rows.end - rows.start).saturating_mul(shape.stride as u64 * size_of::<u32>() as u64)
     }
 
-    pub(super) fn new(shape: &Shape, rows: Range<u64>, maker: &RowMaker) -> Result<DensePartition, ArenaError> {
+    pub(super) fn new(
+        shape: &Shape,
+        rows: Range<u64>,
+        maker: &RowMaker,
+    ) -> Result<DensePartition, ArenaError> {
         let count = (rows.end - rows.start) as usize;
         let arena = Arena::reserve(count.saturating_mul(shape.stride))?;
         let page_rows = (MAX_PAGE_WORDS / shape.stride).clamp(1, MAX_PAGE_ROWS);
         let page_shift = page_rows.ilog2();
         let pages = if maker.fills_rows() { count.div_ceil(1 << page_shift) } else { 0 };
         let filled = vec![0; pages.div_ceil(64)];
-        Ok(DensePartition { arena, rows, stride: shape.stride, row_words: shape.row_words, page_shift, filled })
+        Ok(DensePartition {
+            arena,
+            rows,
+            stride: shape.stride,
+            row_words: shape.row_words,
+            page_shift,
+            filled,
+        })
     }
 
     /// Slots of rows, which then hold their values. Errors give the first row that is not of this partition.
-    pub(super) fn resolve(&mut self, maker: &mut RowMaker, rows: &[u64], slots: &mut [u32]) -> Result<(), u64> {
+    pub(super) fn resolve(
+        &mut self,
+        maker: &mut RowMaker,
+        rows: &[u64],
+        slots: &mut [u32],
+    ) -> Result<(), u64> {
         for (row, slot) in rows.iter().zip(slots.iter_mut()) {
             if !self.rows.contains(row) {
                 return Err(*row);

@@ -133,8 +133,12 @@ impl Index {
         let mut visited = 0;
         loop {
             let word = segment.word(bucket, &self.shape);
-            let probe =
-                kernels::probe_bucket(isa, &memory[word..word + self.shape.bucket_words()], self.shape.lanes, !key);
+            let probe = kernels::probe_bucket(
+                isa,
+                &memory[word..word + self.shape.bucket_words()],
+                self.shape.lanes,
+                !key,
+            );
             if let Some(lane) = probe.hit.map(|lane| lane as usize) {
                 return Ok(Place { segment: number, bucket, lane });
             }

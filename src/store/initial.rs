@@ -73,5 +73,6 @@ mod tests {
         assert_eq!(values.map(f32::to_bits), FIXED, "a change makes every saved seed another model");
     }
 
-    const FIXED: [u32; 3] = [0, 0, 0];
+    /// Computed apart, in exact integers.
+    const FIXED: [u32; 3] = [0xbf75_f2ee, 0x3f3d_6e8a, 0xbe5e_a130];
 }

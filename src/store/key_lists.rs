@@ -186,7 +186,8 @@ impl KeyLists {
 
     /// Drops the lists of a table, or of one of its partitions.
     pub(super) fn forget(&mut self, table: TableId, partition: Option<PartitionId>, budget: &mut Budget) {
-        let of = |id: &ListId| id.table == table && partition.is_none_or(|partition| id.partition == partition);
+        let of =
+            |id: &ListId| id.table == table && partition.is_none_or(|partition| id.partition == partition);
         let gone: Vec<u32> = self.by_id.iter().filter(|(id, _)| of(id)).map(|(_, number)| *number).collect();
         for number in gone {
             self.remove(number, budget);

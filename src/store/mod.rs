@@ -48,9 +48,7 @@ use crate::wire::ids::{PartitionId, SessionId, TableId};
 pub use self::key_lists::Digest;
 pub use self::refusal::{Refusal, TableError};
 pub use self::rows::ScanCursor;
-pub use self::schema::{
-    Init, MAX_DIM, MAX_NAME_BYTES, MAX_PARTITIONS, SchemaError, TableKind, TableSchema,
-};
+pub use self::schema::{Init, MAX_DIM, MAX_NAME_BYTES, MAX_PARTITIONS, SchemaError, TableKind, TableSchema};
 
 /// Limits and seeds of a store.
 #[derive(Clone, Copy, Debug)]

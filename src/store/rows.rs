@@ -62,7 +62,8 @@ impl Store {
         self.export_keys.clear();
         self.export_rows.clear();
         let found = self.tables.get_mut(&table).ok_or(Refusal::UnknownTable { table })?;
-        let next = found.export(partition, cursor.0, max_rows, &mut self.export_keys, &mut self.export_rows)?;
+        let next =
+            found.export(partition, cursor.0, max_rows, &mut self.export_keys, &mut self.export_rows)?;
         if !self.export_keys.is_empty() {
             sink(&self.export_keys, &self.export_rows);
         }

@@ -87,7 +87,9 @@ pub enum SchemaError {
         partitions: u32,
     },
     /// A dense table needs rows, and no more than a partition can index.
-    #[error("dense table {name:?} has {rows} rows over {partitions} partitions; choose 1 to 2^31 rows a partition")]
+    #[error(
+        "dense table {name:?} has {rows} rows over {partitions} partitions; choose 1 to 2^31 rows a partition"
+    )]
     Rows {
         /// The table.
         name: String,

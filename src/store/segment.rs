@@ -52,7 +52,9 @@ impl Class {
     pub(super) fn for_rows(rows: u64, shape: &Shape) -> Option<Class> {
         let largest_shift = MAX_PAGE_LINES_SHIFT - shape.lines_shift;
         (0..=largest_shift)
-            .flat_map(|page_shift| (MIN_PAGES..=MAX_PAGES as u32).map(move |pages| Class { pages, page_shift }))
+            .flat_map(|page_shift| {
+                (MIN_PAGES..=MAX_PAGES as u32).map(move |pages| Class { pages, page_shift })
+            })
             .find(|class| u64::from(class.limit(shape)) >= rows)
     }
 }
@@ -79,7 +81,13 @@ pub(super) struct Segment {
 const _: () = assert!(size_of::<Segment>() == 64);
 
 impl Segment {
-    pub(super) fn new(class: Class, pages: [u32; MAX_PAGES], prefix: u32, depth: u32, shape: &Shape) -> Segment {
+    pub(super) fn new(
+        class: Class,
+        pages: [u32; MAX_PAGES],
+        prefix: u32,
+        depth: u32,
+        shape: &Shape,
+    ) -> Segment {
         Segment {
             pages,
             buckets: class.buckets(),

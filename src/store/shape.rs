@@ -85,7 +85,7 @@ mod tests {
     fn every_row_size_fits_its_bucket_and_its_slab() {
         for row_words in 1..200 {
             let shape = Shape::of(row_words);
-            assert!(shape.stride >= row_words && shape.stride % shape.unit == 0);
+            assert!(shape.stride >= row_words && shape.stride.is_multiple_of(shape.unit));
             assert!(shape.payload_at(shape.lanes) <= shape.bucket_words());
             assert_eq!(shape.inline, row_words <= 4);
         }

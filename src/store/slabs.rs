@@ -42,13 +42,18 @@ impl Slabs {
     }
 
     /// Makes room for so many new rows; taking them then can't fail. Errors leave what was made for the next try.
-    pub(super) fn reserve(&mut self, rows: usize, blocks: &mut Blocks, budget: &mut Budget) -> Result<(), Short> {
+    pub(super) fn reserve(
+        &mut self,
+        rows: usize,
+        blocks: &mut Blocks,
+        budget: &mut Budget,
+    ) -> Result<(), Short> {
         while self.free_rows < rows {
             let order = self.next_order(rows - self.free_rows);
             let line = blocks.take(order, budget)?;
             let count = ((LINE_WORDS << order) / self.shape.stride) as u32;
             let mut free = vec![u64::MAX; count.div_ceil(64) as usize];
-            if count % 64 != 0
+            if !count.is_multiple_of(64)
                 && let Some(last) = free.last_mut()
             {
                 *last = (1 << (count % 64)) - 1;

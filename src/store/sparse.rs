@@ -55,7 +55,13 @@ impl SparsePartition {
     }
 
     /// Slots of keys, `MISSING` where there is no row; gives how many are missing.
-    pub(super) fn resolve(&self, maker: &RowMaker, blocks: &Blocks, keys: &[u64], slots: &mut [u32]) -> usize {
+    pub(super) fn resolve(
+        &self,
+        maker: &RowMaker,
+        blocks: &Blocks,
+        keys: &[u64],
+        slots: &mut [u32],
+    ) -> usize {
         self.index.resolve(maker.isa, blocks.arena.words(), keys, slots)
     }
 
@@ -110,7 +116,13 @@ impl SparsePartition {
     }
 
     /// Removes rows; gives how many there were.
-    pub(super) fn erase(&mut self, maker: &RowMaker, keys: &[u64], blocks: &mut Blocks, budget: &mut Budget) -> u64 {
+    pub(super) fn erase(
+        &mut self,
+        maker: &RowMaker,
+        keys: &[u64],
+        blocks: &mut Blocks,
+        budget: &mut Budget,
+    ) -> u64 {
         let mut erased = 0;
         for key in keys {
             let hash = self.index.hash(*key);

@@ -18,7 +18,7 @@ use crate::wire::ids::{PartitionId, TableId};
 
 #[derive(Debug)]
 enum Rows {
-    Sparse { blocks: Blocks, partitions: BTreeMap<PartitionId, SparsePartition> },
+    Sparse { blocks: Box<Blocks>, partitions: BTreeMap<PartitionId, SparsePartition> },
     Dense { partitions: BTreeMap<PartitionId, DensePartition> },
 }
 
@@ -40,13 +40,18 @@ pub(super) struct Means<'a> {
 }
 
 impl Table {
-    pub(super) fn new(id: TableId, schema: TableSchema, isa: Isa, budget: &Budget) -> Result<Table, TableError> {
+    pub(super) fn new(
+        id: TableId,
+        schema: TableSchema,
+        isa: Isa,
+        budget: &Budget,
+    ) -> Result<Table, TableError> {
         schema.validate()?;
         let maker = RowMaker::new(isa, &schema);
         let shape = Shape::of(maker.row_words());
         let rows = match schema.kind {
             TableKind::Sparse => Rows::Sparse {
-                blocks: Blocks::reserve(budget.limit(), shape.addressable_words())?,
+                blocks: Box::new(Blocks::reserve(budget.limit(), shape.addressable_words())?),
                 partitions: BTreeMap::new(),
             },
             TableKind::Dense { .. } => Rows::Dense { partitions: BTreeMap::new() },
@@ -77,7 +82,9 @@ impl Table {
                 let seed = (index_seed, (u64::from(table.0) << 32) | u64::from(partition.0));
                 let made = SparsePartition::new(self.shape, seed, index::MAX_DEPTH, blocks, budget);
                 let made = made.map_err(|short| match short {
-                    Short::Budget(needed) | Short::Arena(needed) => TableError::Memory { table, needed, budget: limit },
+                    Short::Budget(needed) | Short::Arena(needed) => {
+                        TableError::Memory { table, needed, budget: limit }
+                    }
                     Short::Depth => TableError::Memory { table, needed: 0, budget: limit },
                 })?;
                 partitions.insert(partition, made);
@@ -143,7 +150,9 @@ impl Table {
     pub(super) fn len(&self, partition: PartitionId) -> Result<u64, Refusal> {
         let len = match &self.rows {
             Rows::Sparse { partitions, .. } => partitions.get(&partition).map(SparsePartition::len),
-            Rows::Dense { partitions } => partitions.get(&partition).map(|dense| dense.rows.end - dense.rows.start),
+            Rows::Dense { partitions } => {
+                partitions.get(&partition).map(|dense| dense.rows.end - dense.rows.start)
+            }
         };
         len.ok_or(self.unknown(partition))
     }
@@ -175,9 +184,11 @@ impl Table {
             Rows::Dense { partitions } => {
                 let dense = partitions.get_mut(&partition).ok_or(unknown)?;
                 let (first, end) = (dense.rows.start, dense.rows.end);
-                dense
-                    .resolve(&mut self.maker, keys, slots)
-                    .map_err(|row| Refusal::RowOutOfRange { row, first, end })?;
+                dense.resolve(&mut self.maker, keys, slots).map_err(|row| Refusal::RowOutOfRange {
+                    row,
+                    first,
+                    end,
+                })?;
                 Ok(0)
             }
         }
@@ -202,7 +213,9 @@ impl Table {
             return match created {
                 Ok(()) => Ok(()),
                 Err(Short::Budget(_)) if means.lists.evict_oldest(means.budget) => continue,
-                Err(Short::Budget(needed) | Short::Arena(needed)) => Err(Refusal::Memory { table, needed, budget }),
+                Err(Short::Budget(needed) | Short::Arena(needed)) => {
+                    Err(Refusal::Memory { table, needed, budget })
+                }
                 Err(Short::Depth) => Err(Refusal::HashFlood { table, partition }),
             };
         }
@@ -216,7 +229,9 @@ impl Table {
         budget: &mut Budget,
     ) -> Result<u64, Refusal> {
         let (table, unknown) = (self.id, self.unknown(partition));
-        let Rows::Sparse { blocks, partitions } = &mut self.rows else { return Err(Refusal::Dense { table }) };
+        let Rows::Sparse { blocks, partitions } = &mut self.rows else {
+            return Err(Refusal::Dense { table });
+        };
         let sparse = partitions.get_mut(&partition).ok_or(unknown)?;
         Ok(sparse.erase(&self.maker, keys, blocks, budget))
     }
@@ -244,7 +259,10 @@ impl Table {
     }
 
     /// All memory that slots of a partition point into, and the words a slot counts.
-    pub(super) fn memory(&mut self, partition: PartitionId) -> Result<(&mut [u32], usize, &mut RowMaker), Refusal> {
+    pub(super) fn memory(
+        &mut self,
+        partition: PartitionId,
+    ) -> Result<(&mut [u32], usize, &mut RowMaker), Refusal> {
         let unknown = self.unknown(partition);
         match &mut self.rows {
             Rows::Sparse { blocks, .. } => Ok((blocks.arena.words_mut(), self.shape.unit, &mut self.maker)),

@@ -10,7 +10,10 @@ fn a_bad_request_is_refused_and_changes_nothing() {
     for keys in [[1, 1, 2], [3, 2, 1], [u64::MAX, 0, 1]] {
         assert_eq!(store.push(TABLE, PARTITION, &keys, &[1.0; 6]), Err(Refusal::Unsorted { index: 1 }));
         assert_eq!(store.erase(TABLE, PARTITION, &keys), Err(Refusal::Unsorted { index: 1 }));
-        assert_eq!(store.learn_keys(SessionId(1), TABLE, PARTITION, &keys), Err(Refusal::Unsorted { index: 1 }));
+        assert_eq!(
+            store.learn_keys(SessionId(1), TABLE, PARTITION, &keys),
+            Err(Refusal::Unsorted { index: 1 })
+        );
     }
     let reserved = [7, u64::MAX];
     assert_eq!(store.push(TABLE, PARTITION, &reserved, &[1.0; 4]), Err(Refusal::ReservedKey));
@@ -51,7 +54,10 @@ fn new_rows_past_the_budget_are_refused_whole_while_old_ones_live_on() {
             match store.push(TABLE, PARTITION, &keys, &vec![1.0; keys.len() * dim]) {
                 Ok(()) => kept.extend(&keys),
                 Err(refusal) => {
-                    assert!(matches!(refusal, Refusal::Memory { table: TABLE, budget: 300_000, needed: 1.. }));
+                    assert!(matches!(
+                        refusal,
+                        Refusal::Memory { table: TABLE, budget: 300_000, needed: 1.. }
+                    ));
                     break keys;
                 }
             }
@@ -118,7 +124,10 @@ fn a_dense_table_has_all_its_rows_and_no_other() {
             store.push(TABLE, PARTITION, &[3, 3_334], &vec![1.0; 2 * width]),
             Err(Refusal::RowOutOfRange { row: 3_334, first: 0, end: 3_334 })
         );
-        assert_eq!(pull(&mut store, &[3], width).0, all[&3].iter().map(|v| f32::from_bits(*v)).collect::<Vec<_>>());
+        assert_eq!(
+            pull(&mut store, &[3], width).0,
+            all[&3].iter().map(|v| f32::from_bits(*v)).collect::<Vec<_>>()
+        );
         assert_eq!(store.contains(TABLE, last, 9_999), Ok(true));
         assert_eq!(store.contains(TABLE, last, 10_000), Ok(false));
         assert_eq!(store.erase(TABLE, PARTITION, &[1]), Err(Refusal::Dense { table: TABLE }));
@@ -136,7 +145,8 @@ fn a_dense_table_has_all_its_rows_and_no_other() {
 #[test]
 fn a_dense_table_past_the_budget_is_refused_at_its_creation() {
     let mut store = Store::new(StoreConfig::new(1 << 20, 1));
-    let error = store.create_table(TABLE, dense(1 << 30, 64, Rule::Add, 1), &[PARTITION]).expect_err("256 GiB");
+    let error =
+        store.create_table(TABLE, dense(1 << 30, 64, Rule::Add, 1), &[PARTITION]).expect_err("256 GiB");
     assert!(matches!(error, TableError::Memory { .. }), "{error}");
     assert_eq!((store.bytes_used(), store.tables().count()), (0, 0));
 }

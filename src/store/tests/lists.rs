@@ -45,11 +45,12 @@ fn a_list_stays_a_hit_when_its_rows_move_are_erased_or_are_made() {
 
 #[test]
 fn the_oldest_list_goes_when_a_session_or_the_store_has_spent_its_share() {
-    let config = StoreConfig { key_list_bytes: 6_000, key_list_session_bytes: 3_000, ..StoreConfig::new(1 << 20, 1) };
+    let config =
+        StoreConfig { key_list_bytes: 6_000, key_list_session_bytes: 3_000, ..StoreConfig::new(1 << 20, 1) };
     let mut store = Store::new(config);
     store.create_table(TABLE, sparse(1, Rule::Add), &[PARTITION]).expect("a table");
     let list = |n: u64| -> Vec<u64> { (n * 100..n * 100 + 50).collect() };
-    let mut learn = |store: &mut Store, session: u64, n: u64| {
+    let learn = |store: &mut Store, session: u64, n: u64| {
         store.learn_keys(SessionId(session), TABLE, PARTITION, &list(n)).expect("good keys")
     };
     let has = |store: &Store, session: u64, n: u64| {

@@ -38,7 +38,15 @@ impl Model {
         for (key, gradient) in keys.iter().zip(gradients.chunks_exact(self.dim())) {
             let mut row = self.rows.remove(key).unwrap_or_else(|| self.fresh(*key));
             let words = row.len();
-            kernels::update_rows(Isa::Scalar, &self.schema.rule, &self.layout, &mut row, words, &[0], gradient);
+            kernels::update_rows(
+                Isa::Scalar,
+                &self.schema.rule,
+                &self.layout,
+                &mut row,
+                words,
+                &[0],
+                gradient,
+            );
             self.rows.insert(*key, row);
         }
     }
