@@ -1,1 +1,3 @@
 //! The machine: all unsafe that is not arithmetic.
+
+pub mod arena;
