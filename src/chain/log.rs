@@ -363,6 +363,18 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_is_filled_to_its_last_byte_before_it_grows() {
+        for (payload, memory) in [(4008, 4096), (4016, 8192)] {
+            let mut log = Log::new(8192, 8192);
+            let mut lsn = Lsn(0);
+            assert!(put(&mut log, &mut lsn, 1, payload));
+            assert_eq!(log.memory_bytes(), memory);
+            seal(&mut log, &mut lsn);
+            check(&mut log, lsn, &[(1, payload)]).unwrap();
+        }
+    }
+
+    #[test]
     fn an_idle_partition_takes_no_log_memory() {
         assert_eq!(Log::new(1 << 23, 1 << 18).memory_bytes(), 0);
     }
