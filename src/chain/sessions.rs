@@ -274,14 +274,16 @@ mod tests {
         }
         let mut sequence = Sequence(0);
         for lsn in 2..12 {
-            for _ in 0..50 {
+            for push in 0..50 {
+                if push == 25 {
+                    sessions.acked(Lsn(lsn - 1));
+                }
                 sequence = sequence.next();
                 for session in ids {
                     let push = EntryHead { session, sequence, ..EntryHead::new(EntryKind::Push) };
                     sessions.apply(Lsn(lsn), &push).unwrap();
                 }
             }
-            sessions.acked(Lsn(lsn - 1));
             assert_eq!(sessions.marks.len(), 2, "at lsn {lsn}");
         }
     }
