@@ -1,0 +1,314 @@
+//! Pulls: asking, taking in pieces, and finding their places.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::engine::{Engine, Outgoing};
+use super::error::Error;
+use super::plan::KeyPlan;
+use super::push_path::{digest_words, key_form};
+use super::slots::SlotId;
+use crate::lane::{Fabric, LaneId};
+use crate::store::TableSchema;
+use crate::wire::ids::{Clock, RequestId, TableId};
+use crate::wire::{
+    Encoding, HEADER_BYTES, Header, KeyForm, Kind, NO_CLOCK, PULL_STRONG, PullBody, PullReplyBody, PullStatus,
+};
+
+/// Payload of a reply's piece at most (L3); servers cut at it.
+const PIECE_BYTES: usize = 64 << 10;
+/// Header and body of a pull.
+const HEAD_BYTES: usize = HEADER_BYTES + PullBody::BYTES;
+
+/// One part of a pull under way.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    /// Rows that came.
+    received: u32,
+    /// Which sending this is; answers to earlier ones are old.
+    attempt: u32,
+    /// Sent in this attempt, its reply space reserved.
+    sent: bool,
+    done: bool,
+}
+
+/// A pull over all its parts.
+pub(super) struct PullState {
+    pub(super) schema: Arc<TableSchema>,
+    table: TableId,
+    plan: Option<Arc<KeyPlan>>,
+    pub(super) rows: Vec<f32>,
+    /// Bit per key, set when it has no row; empty while every key has one.
+    pub(super) missing: Vec<u64>,
+    parts: Vec<Progress>,
+    left: usize,
+    pub(super) failed: Option<(crate::wire::ids::PartitionId, PullStatus)>,
+    /// Lowest clock of the live workers over all parts.
+    pub(super) clock: u64,
+    /// The session's own clock when it asked.
+    pub(super) asked_at: Clock,
+    options: PullOptions,
+    /// Whether a ticket exists.
+    pub(super) held: bool,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct PullOptions {
+    pub(super) strong: bool,
+    /// [`NO_CLOCK`] for at once.
+    pub(super) at_least: u64,
+    pub(super) patience_ms: u32,
+}
+
+impl PullState {
+    pub(super) fn done(&self) -> bool {
+        self.left == 0
+    }
+}
+
+/// Space that the answer to `keys` rows of `dim` takes in the inbox.
+fn reply_bytes(keys: usize, dim: usize) -> usize {
+    let row_bytes = dim * 4;
+    let rows_a_piece = ((PIECE_BYTES - PullReplyBody::BYTES) / (row_bytes + 1)).max(1);
+    let pieces = keys.div_ceil(rows_a_piece).max(1);
+    pieces * (HEADER_BYTES + PullReplyBody::BYTES + 24) + keys * row_bytes + keys.div_ceil(8)
+}
+
+impl<F: Fabric> Engine<F> {
+    pub(super) fn start_pull(
+        &mut self,
+        table: TableId,
+        schema: &Arc<TableSchema>,
+        plan: Arc<KeyPlan>,
+        mut rows: Vec<f32>,
+        options: PullOptions,
+    ) -> SlotId {
+        rows.resize(plan.keys * schema.dim as usize, 0.0);
+        let parts = plan.parts.len();
+        let pull = self.pulls.insert(PullState {
+            schema: Arc::clone(schema),
+            table,
+            plan: Some(Arc::clone(&plan)),
+            rows,
+            missing: Vec::new(),
+            parts: vec![Progress::default(); parts],
+            left: parts,
+            failed: None,
+            clock: u64::MAX,
+            asked_at: self.clock,
+            options,
+            held: true,
+        });
+        for (part, keys) in plan.parts.iter().enumerate() {
+            let link = self.routes[keys.partition.0 as usize].link;
+            self.links[link].queue.push_back(Outgoing::Pull { pull, part: part as u32 });
+        }
+        self.send_queued();
+        pull
+    }
+
+    pub(super) fn transmit_pull(&mut self, index: usize, lane: LaneId, pull: SlotId, part: u32) -> bool {
+        let Some(state) = self.pulls.get(pull) else {
+            self.links[index].queue.pop_front();
+            return true;
+        };
+        let (Some(plan), progress) = (state.plan.clone(), state.parts[part as usize]) else { return false };
+        if progress.sent || progress.done || !state.held {
+            self.links[index].queue.pop_front();
+            self.abandon_part(pull, part);
+            return true;
+        }
+        let keys = &plan.parts[part as usize];
+        let form = key_form(&plan, keys);
+        let key_bytes: &[u8] = if form == KeyForm::Named { &[] } else { keys.keys.as_bytes() };
+        let header = Header {
+            session: self.session,
+            flow: u64::from(progress.attempt) << 32 | u64::from(part),
+            request: RequestId(pull.to_wire()),
+            epoch: self.routes[keys.partition.0 as usize].flow.epoch,
+            clock: self.clock,
+            shard: self.links[index].shard,
+            table: state.table,
+            partition: keys.partition,
+            ..Header::new(Kind::Pull, (PullBody::BYTES + key_bytes.len()) as u32)
+        };
+        let body = PullBody {
+            digest: digest_words(keys.digest),
+            at_least: state.options.at_least.into(),
+            keys: (keys.keys.len() as u32).into(),
+            dim: state.schema.dim.into(),
+            patience_ms: state.options.patience_ms.into(),
+            key_form: form.to_wire(),
+            encoding: Encoding::F32.to_wire(),
+            flags: if state.options.strong { PULL_STRONG } else { 0 },
+            reserved: [0; 9],
+        };
+        let reply = reply_bytes(keys.keys.len(), state.schema.dim as usize);
+        let mut head = [0; HEAD_BYTES];
+        head[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
+        head[HEADER_BYTES..].copy_from_slice(body.as_bytes());
+        if !self.write(index, lane, &[&head, key_bytes], reply) {
+            return false;
+        }
+        if form == KeyForm::Remember {
+            keys.known.store(true, Ordering::Relaxed);
+        }
+        self.links[index].queue.pop_front();
+        if let Some(state) = self.pulls.get_mut(pull) {
+            state.parts[part as usize].sent = true;
+        }
+        true
+    }
+
+    /// A part that is not sent because nobody waits for its pull any more.
+    fn abandon_part(&mut self, pull: SlotId, part: u32) {
+        let Some(state) = self.pulls.get_mut(pull) else { return };
+        let progress = &mut state.parts[part as usize];
+        if !progress.sent && !progress.done {
+            progress.done = true;
+            state.left -= 1;
+        }
+        self.drop_if_over(pull);
+    }
+
+    /// Nobody waits for this pull any more: it goes when its replies are in.
+    pub(super) fn release_pull(&mut self, pull: SlotId) {
+        if let Some(state) = self.pulls.get_mut(pull) {
+            state.held = false;
+        }
+        self.drop_if_over(pull);
+    }
+
+    fn drop_if_over(&mut self, pull: SlotId) {
+        if self.pulls.get(pull).is_some_and(|state| state.done() && !state.held) {
+            self.take_pull(pull);
+        }
+    }
+
+    /// The finished pull, its plan given back.
+    pub(super) fn take_pull(&mut self, pull: SlotId) -> Option<PullState> {
+        let mut state = self.pulls.remove(pull)?;
+        if let Some(plan) = state.plan.take() {
+            self.plans.recycle(plan);
+        }
+        Some(state)
+    }
+
+    pub(super) fn on_pull_reply(&mut self, lane: LaneId, index: usize, header: &Header) -> Result<(), Error> {
+        let bad = |what: &str| Error::Protocol(format!("a pull reply {what}"));
+        let pull = SlotId::from_wire(header.request.0);
+        let (part, attempt) = (header.flow as u32, (header.flow >> 32) as u32);
+        if (header.length as usize) < PullReplyBody::BYTES {
+            return Err(bad("shorter than its body"));
+        }
+        let mut body_bytes = [0; PullReplyBody::BYTES];
+        self.fabric.copy_payload(lane, 0, &mut body_bytes);
+        let (body, _) = PullReplyBody::split(&body_bytes).map_err(|error| Error::Protocol(error.to_string()))?;
+        let body = *body;
+        let status = PullStatus::from_wire(body.status.get()).ok_or_else(|| bad("of unknown status"))?;
+        let Some(state) = self.pulls.get_mut(pull) else { return Ok(()) };
+        let Some(plan) = state.plan.clone() else { return Ok(()) };
+        let Some(progress) = state.parts.get_mut(part as usize) else { return Err(bad("for a part nobody asked for")) };
+        if progress.attempt != attempt || progress.done || !progress.sent {
+            return Ok(());
+        }
+        let keys = &plan.parts[part as usize];
+        let dim = state.schema.dim as usize;
+        let reply = reply_bytes(keys.keys.len(), dim);
+        if status != PullStatus::Rows {
+            progress.sent = false;
+            let again = status == PullStatus::KeysMissing && state.held;
+            if again {
+                keys.known.store(false, Ordering::Relaxed);
+                progress.attempt = progress.attempt.wrapping_add(1);
+                progress.received = 0;
+                self.links[index].queue.push_front(Outgoing::Pull { pull, part });
+            } else {
+                progress.done = true;
+                state.left -= 1;
+                state.failed.get_or_insert((header.partition, status));
+            }
+            self.release(index, reply);
+            self.drop_if_over(pull);
+            return Ok(());
+        }
+        let (first, rows) = (body.first.get(), body.rows.get());
+        let bitmap_words = (rows as usize).div_ceil(64);
+        let expected = PullReplyBody::BYTES + bitmap_words * 8 + rows as usize * dim * 4;
+        let wanted = keys.keys.len() - progress.received as usize;
+        if first != progress.received
+            || rows as usize > wanted
+            || (rows == 0 && wanted > 0)
+            || body.dim.get() as usize != dim
+            || header.length as usize != expected
+        {
+            return Err(bad("that does not fit what was asked"));
+        }
+        progress.received += rows;
+        state.clock = state.clock.min(body.clock.get());
+        let part_done = progress.received as usize == keys.keys.len();
+        if part_done {
+            progress.done = true;
+            state.left -= 1;
+        }
+        let mut bitmap = [0u64; PIECE_BYTES / 64];
+        if bitmap_words > bitmap.len() {
+            return Err(bad("with more rows than a piece holds"));
+        }
+        let bitmap = &mut bitmap[..bitmap_words];
+        self.fabric.copy_payload(lane, PullReplyBody::BYTES, bitmap.as_mut_bytes());
+        let values_at = PullReplyBody::BYTES + bitmap_words * 8;
+        if keys.positions.is_empty() {
+            let start = (keys.first as usize + first as usize) * dim;
+            let out = &mut state.rows[start..start + rows as usize * dim];
+            self.fabric.copy_payload(lane, values_at, out.as_mut_bytes());
+        } else {
+            self.rows.resize(rows as usize * dim, 0.0);
+            self.fabric.copy_payload(lane, values_at, self.rows.as_mut_bytes());
+            keys.scatter(dim, first as usize, &self.rows, &mut state.rows);
+        }
+        let words = plan.keys.div_ceil(64);
+        for row in 0..rows as usize {
+            // Whole words of found rows are the common case.
+            if row % 64 == 0 && bitmap[row / 64] == u64::MAX {
+                continue;
+            }
+            if bitmap[row / 64] >> (row % 64) & 1 == 0 {
+                let index = first as usize + row;
+                let position =
+                    keys.positions.get(index).map_or(keys.first as usize + index, |&position| position as usize);
+                state.missing.resize(words, 0);
+                state.missing[position / 64] |= 1 << (position % 64);
+            }
+        }
+        if part_done {
+            self.release(index, reply);
+            self.drop_if_over(pull);
+        }
+        Ok(())
+    }
+
+    /// The lane of a link is gone: its pulls are asked again.
+    pub(super) fn requeue_pulls(&mut self, index: usize) {
+        let pulls: Vec<SlotId> = self.pulls.ids().collect();
+        for pull in pulls {
+            let Some(state) = self.pulls.get_mut(pull) else { continue };
+            let Some(plan) = state.plan.clone() else { continue };
+            for (part, keys) in plan.parts.iter().enumerate() {
+                let progress = &mut state.parts[part];
+                if progress.done || self.routes[keys.partition.0 as usize].link != index {
+                    continue;
+                }
+                *progress = Progress { attempt: progress.attempt.wrapping_add(1), ..Progress::default() };
+                self.links[index].queue.push_back(Outgoing::Pull { pull, part: part as u32 });
+            }
+        }
+    }
+}
+
+/// The smallest clock a pull accepts under a staleness bound.
+pub(super) fn at_least(bound: Option<u64>, clock: Clock) -> u64 {
+    bound.map_or(NO_CLOCK, |bound| clock.0.saturating_sub(bound))
+}
