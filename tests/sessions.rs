@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gradwire::{
-    Ack, Adagrad, Add, Cluster, ClusterConfig, Error, FabricChoice, Init, KeyList, Pull, Push, RefusalCode, Sgd,
-    TableOptions,
+    Ack, Adagrad, Add, Cluster, ClusterConfig, Error, FabricChoice, Init, KeyList, Pull, Push, RefusalCode,
+    Sgd, TableOptions,
 };
 
 /// A small deterministic source of numbers for the tests.
@@ -63,8 +63,7 @@ fn every_push_of_every_worker_counts_once() {
                                 lists[lists.len() - 1].clone()
                             };
                             let amount = 1 + numbers.below(5);
-                            let gradient: Vec<f32> =
-                                keys.iter().flat_map(|_| [amount as f32, 1.0]).collect();
+                            let gradient: Vec<f32> = keys.iter().flat_map(|_| [amount as f32, 1.0]).collect();
                             if numbers.below(2) == 0 {
                                 table.push(&keys, &gradient).unwrap();
                             } else {
@@ -302,12 +301,14 @@ fn the_same_seed_gives_the_same_rows_in_another_cluster() {
     let run = || {
         let cluster = Cluster::embedded(ClusterConfig::default()).unwrap();
         let session = cluster.session().unwrap();
-        let options = TableOptions { init: Init::Uniform { scale: 1.0 }, seed: 11, ..TableOptions::default() };
+        let options =
+            TableOptions { init: Init::Uniform { scale: 1.0 }, seed: 11, ..TableOptions::default() };
         let table = session.sparse_with("w", 4, Adagrad::default(), options).unwrap();
         let mut numbers = Numbers(5);
         for _ in 0..50 {
             let keys = numbers.keys(100, 1000);
-            let gradient: Vec<f32> = (0..keys.len() * 4).map(|_| numbers.below(100) as f32 / 50.0 - 1.0).collect();
+            let gradient: Vec<f32> =
+                (0..keys.len() * 4).map(|_| numbers.below(100) as f32 / 50.0 - 1.0).collect();
             table.push(&keys, &gradient).unwrap();
         }
         table.export().unwrap()

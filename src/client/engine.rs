@@ -128,7 +128,7 @@ impl<F: Fabric> Engine<F> {
             .shards
             .iter()
             .map(|shard| Link {
-                shard: shard.id,
+                shard: shard.shard,
                 lane: None,
                 queue: VecDeque::new(),
                 reserved: 0,
@@ -163,14 +163,14 @@ impl<F: Fabric> Engine<F> {
         engine.routes = map
             .partitions
             .iter()
-            .map(|chain| Route { flow: Flow::new(chain.epoch), link: engine.link_of(chain.head()) })
+            .map(|chain| Route { flow: Flow::new(chain.epoch), link: engine.link_of(chain.members.first().copied()) })
             .collect();
         engine
     }
 
-    fn link_of(&self, shard: ShardId) -> usize {
-        let found = self.links.iter().position(|link| link.shard == shard);
-        assert!(found.is_some(), "the map names only shards it lists");
+    fn link_of(&self, head: Option<ShardId>) -> usize {
+        let found = self.links.iter().position(|link| Some(link.shard) == head);
+        assert!(found.is_some(), "the map names only shards it lists, and every chain has a head");
         found.unwrap_or(0)
     }
 
