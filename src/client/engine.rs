@@ -163,7 +163,10 @@ impl<F: Fabric> Engine<F> {
         engine.routes = map
             .partitions
             .iter()
-            .map(|chain| Route { flow: Flow::new(chain.epoch), link: engine.link_of(chain.members.first().copied()) })
+            .map(|chain| Route {
+                flow: Flow::new(chain.epoch),
+                link: engine.link_of(chain.members.first().copied()),
+            })
             .collect();
         engine
     }
@@ -343,7 +346,8 @@ impl<F: Fabric> Engine<F> {
             // Down comes as an event, with its reason.
             Err(WriteError::Full | WriteError::Down) => false,
             Err(WriteError::TooLarge { limit }) => {
-                link.last_error = Some(format!("a record is larger than the {limit} bytes that the lane takes"));
+                link.last_error =
+                    Some(format!("a record is larger than the {limit} bytes that the lane takes"));
                 false
             }
         }
@@ -362,7 +366,8 @@ impl<F: Fabric> Engine<F> {
     /// When the next thing is due without anything coming in.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let delayed = self.delayed.iter().map(|delayed| delayed.at).min();
-        let connects = self.links.iter().filter(|link| !link.queue.is_empty()).filter_map(|link| link.connect_at).min();
+        let connects =
+            self.links.iter().filter(|link| !link.queue.is_empty()).filter_map(|link| link.connect_at).min();
         [delayed, connects].into_iter().flatten().min()
     }
 
@@ -385,7 +390,11 @@ impl<F: Fabric> Engine<F> {
         let limit = self.limits.payload_bytes();
         let part_keys = limit / key_bytes;
         if part_keys == 0 {
-            return Err(Error::RowTooLarge { row_bytes: key_bytes, limit, needed: (key_bytes + 128).next_power_of_two() * 4 });
+            return Err(Error::RowTooLarge {
+                row_bytes: key_bytes,
+                limit,
+                needed: (key_bytes + 128).next_power_of_two() * 4,
+            });
         }
         Ok(self.plans.plan(table, schema, keys, identity, part_keys))
     }

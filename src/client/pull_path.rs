@@ -205,12 +205,15 @@ impl<F: Fabric> Engine<F> {
         }
         let mut body_bytes = [0; PullReplyBody::BYTES];
         self.fabric.copy_payload(lane, 0, &mut body_bytes);
-        let (body, _) = PullReplyBody::split(&body_bytes).map_err(|error| Error::Protocol(error.to_string()))?;
+        let (body, _) =
+            PullReplyBody::split(&body_bytes).map_err(|error| Error::Protocol(error.to_string()))?;
         let body = *body;
         let status = PullStatus::from_wire(body.status.get()).ok_or_else(|| bad("of unknown status"))?;
         let Some(state) = self.pulls.get_mut(pull) else { return Ok(()) };
         let Some(plan) = state.plan.clone() else { return Ok(()) };
-        let Some(progress) = state.parts.get_mut(part as usize) else { return Err(bad("for a part nobody asked for")) };
+        let Some(progress) = state.parts.get_mut(part as usize) else {
+            return Err(bad("for a part nobody asked for"));
+        };
         if progress.attempt != attempt || progress.done || !progress.sent {
             return Ok(());
         }
@@ -277,8 +280,10 @@ impl<F: Fabric> Engine<F> {
             }
             if bitmap[row / 64] >> (row % 64) & 1 == 0 {
                 let index = first as usize + row;
-                let position =
-                    keys.positions.get(index).map_or(keys.first as usize + index, |&position| position as usize);
+                let position = keys
+                    .positions
+                    .get(index)
+                    .map_or(keys.first as usize + index, |&position| position as usize);
                 state.missing.resize(words, 0);
                 state.missing[position / 64] |= 1 << (position % 64);
             }

@@ -17,7 +17,12 @@ impl Session {
 }
 
 fn sums_are_exact_when_lanes_are_cut(fabric: FabricChoice) {
-    let config = ClusterConfig { fabric, ring_bytes: 64 << 10, deadline: Duration::from_secs(60), ..Default::default() };
+    let config = ClusterConfig {
+        fabric,
+        ring_bytes: 64 << 10,
+        deadline: Duration::from_secs(60),
+        ..Default::default()
+    };
     let cluster = Cluster::embedded(config).unwrap();
     let session = cluster.session().unwrap();
     let table = session.sparse("counts", 1, Add).unwrap();
@@ -43,7 +48,10 @@ fn sums_are_exact_when_lanes_are_cut(fabric: FabricChoice) {
         if round % 100 == 99 {
             for (list, at_least, pull) in pulls.drain(..) {
                 let rows = pull.wait().unwrap();
-                assert!(rows.iter().all(|value| *value >= at_least && *value <= expected[list]), "round {round}");
+                assert!(
+                    rows.iter().all(|value| *value >= at_least && *value <= expected[list]),
+                    "round {round}"
+                );
             }
         }
     }
