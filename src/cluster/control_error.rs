@@ -6,7 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::{BarrierError, CatalogError, MapError};
-use crate::lane::{ConnectError};
+use crate::lane::SetupError;
 use crate::store::{TableError, TableSchema};
 use crate::wire::ids::ShardId;
 
@@ -88,7 +88,7 @@ pub enum ControlError {
     },
     /// No lane to the shard.
     #[error(transparent)]
-    Lane(#[from] ConnectError),
+    Lane(#[from] SetupError),
 }
 
 impl From<CatalogError> for ControlError {

@@ -25,13 +25,19 @@ pub(super) struct ThreadConfig {
 }
 
 /// A running shard, to those who ask things of it.
-pub(super) struct ShardThread {
+#[derive(Clone)]
+pub(super) struct ShardHandle {
     shard: ShardId,
     mailbox: Sender<Command>,
     waker: Waker,
     /// Disconnected once the thread has ended, however it ended.
     ended: Receiver<()>,
-    thread: Option<JoinHandle<()>>,
+}
+
+/// A running shard, to the one who started it.
+pub(super) struct ShardThread {
+    handle: ShardHandle,
+    thread: JoinHandle<()>,
 }
 
 impl ShardThread {
@@ -68,12 +74,31 @@ impl ShardThread {
             })
             .map_err(|error| machine(error.to_string()))?;
         match start.recv_timeout(START_DEADLINE) {
-            Ok(Ok(waker)) => Ok(Self { shard, mailbox, waker, ended, thread: Some(thread) }),
+            Ok(Ok(waker)) => Ok(Self { handle: ShardHandle { shard, mailbox, waker, ended }, thread }),
             Ok(Err(cause)) => Err(machine(cause)),
             Err(error) => Err(machine(error.to_string())),
         }
     }
 
+    /// What asks things of the shard.
+    pub(super) fn handle(&self) -> &ShardHandle {
+        &self.handle
+    }
+
+    /// Waits for the end of the thread, at most until `deadline`.
+    ///
+    /// # Errors
+    /// [`ControlError::Deadline`] when it goes on, [`ControlError::ShardGone`] when a bug had ended it.
+    pub(super) fn join(self, deadline: Instant) -> Result<(), ControlError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if let Err(RecvTimeoutError::Timeout) = self.handle.ended.recv_timeout(left) {
+            return Err(ControlError::Deadline { what: "the end of a server thread", after: left });
+        }
+        self.thread.join().map_err(|_| self.handle.gone())
+    }
+}
+
+impl ShardHandle {
     /// Asks the shard something and waits for its answer.
     ///
     /// # Errors
@@ -99,19 +124,6 @@ impl ShardThread {
         // A thread that has ended already has stopped.
         drop(self.mailbox.send(Command::Stop));
         self.waker.wake();
-    }
-
-    /// Waits for the end of the thread, at most until `deadline`.
-    ///
-    /// # Errors
-    /// [`ControlError::Deadline`] when it goes on, [`ControlError::ShardGone`] when a bug had ended it.
-    pub(super) fn join(&mut self, deadline: Instant) -> Result<(), ControlError> {
-        let Some(thread) = self.thread.take() else { return Ok(()) };
-        let left = deadline.saturating_duration_since(Instant::now());
-        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(left) {
-            return Err(ControlError::Deadline { what: "the end of a server thread", after: left });
-        }
-        thread.join().map_err(|_| self.gone())
     }
 
     fn gone(&self) -> ControlError {

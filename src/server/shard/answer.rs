@@ -50,14 +50,6 @@ impl Answer {
     pub(super) fn into_buffer(self) -> Vec<u64> {
         self.buffer
     }
-
-    /// The keys and their number, of a payload that was checked.
-    fn keys(&self) -> Option<(Naming<'_>, usize)> {
-        let (body, rest) = PullBody::split(self.payload()).ok()?;
-        let count = body.keys.get() as usize;
-        let (naming, _) = Naming::split(body.key_form, &body.digest, count, rest).ok()?;
-        Some((naming, count))
-    }
 }
 
 impl<F: Fabric> Shard<F> {
@@ -75,8 +67,9 @@ impl<F: Fabric> Shard<F> {
         if self.lanes[at].down {
             return true;
         }
-        let request = *answer.request();
-        let (Some(place), Some((naming, total))) = (self.place_of(request.partition), answer.keys()) else {
+        let Answer { request, buffer, next } = answer;
+        let payload = &buffer.as_bytes()[..request.length as usize];
+        let (Some(place), Some((naming, total))) = (self.place_of(request.partition), keys_of(payload)) else {
             unreachable!("an answer is made of a checked request")
         };
         // Rows show what has been applied; with the batch closed, its number says so exactly.
@@ -96,7 +89,7 @@ impl<F: Fabric> Shard<F> {
             status: PullStatus::Rows.to_wire().into(),
             reserved: [0; 6],
         };
-        let header = Header { epoch: replica.epoch(), ..reply_to(&request, Kind::PullReply) };
+        let header = Header { epoch: replica.epoch(), ..reply_to(request, Kind::PullReply) };
         // The table may have been dropped while the answer waited.
         let dim = rows.dim(request.table).unwrap_or(0);
         body.dim = (dim as u32).into();
@@ -107,13 +100,13 @@ impl<F: Fabric> Shard<F> {
         };
         piece.empty();
         loop {
-            let first = answer.next;
+            let first = *next;
             let count = most.map_or(0, |most| most.min(total - first));
             if fabric.credit(lane) < piece_record_bytes(count, dim) {
                 lanes[at].stuck_since.get_or_insert(now);
                 return false;
             }
-            let read = most.and_then(|_| piece.load(rows, &request, naming, first, count, total, dim));
+            let read = most.and_then(|_| piece.load(rows, request, naming, first, count, total, dim));
             let (count, last) = match read {
                 Ok(()) => (count, first + count == total),
                 Err(status) => {
@@ -128,7 +121,7 @@ impl<F: Fabric> Shard<F> {
             let head = Header { length: bytes as u32, ..header }.to_bytes();
             let padding = &[0u8; 8][..padded(bytes) - bytes];
             match fabric.write(lane, &[&head, body.as_bytes(), found, values, padding], last) {
-                Ok(()) => answer.next += count,
+                Ok(()) => *next += count,
                 Err(WriteError::Full) => {
                     lanes[at].stuck_since.get_or_insert(now);
                     return false;
@@ -149,6 +142,14 @@ impl<F: Fabric> Shard<F> {
             self.spare.push(buffer);
         }
     }
+}
+
+/// The keys and their number, of a payload that was checked.
+fn keys_of(payload: &[u8]) -> Option<(Naming<'_>, usize)> {
+    let (body, rest) = PullBody::split(payload).ok()?;
+    let count = body.keys.get() as usize;
+    let (naming, _) = Naming::split(body.key_form, &body.digest, count, rest)?;
+    Some((naming, count))
 }
 
 /// Bytes a piece takes in a ring.

@@ -26,35 +26,26 @@ pub(super) enum Naming<'a> {
     },
 }
 
-/// Why the keys of a request can't be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum KeysFault {
-    /// No list of that name is kept here.
-    Missing,
-    /// The payload does not hold the list, or the digest is not the list's.
-    Malformed,
-}
-
 impl<'a> Naming<'a> {
-    /// Takes the keys off the front of `rest`, which is 8-aligned; gives what follows them.
+    /// Takes the keys off the front of `rest`, which is 8-aligned; gives what follows them. None when they are not all
+    /// there, or the form is unknown.
     pub(super) fn split(
         form: u8,
         digest: &[U64; 2],
         count: usize,
         rest: &'a [u8],
-    ) -> Result<(Self, &'a [u8]), KeysFault> {
-        let form = KeyForm::from_wire(form).ok_or(KeysFault::Malformed)?;
+    ) -> Option<(Self, &'a [u8])> {
+        let form = KeyForm::from_wire(form)?;
         let digest = digest_of(digest);
         if form == KeyForm::Named {
-            return Ok((Self::Named { digest, count }, rest));
+            return Some((Self::Named { digest, count }, rest));
         }
-        let (keys, rest) =
-            <[u64]>::ref_from_prefix_with_elems(rest, count).map_err(|_| KeysFault::Malformed)?;
+        let (keys, rest) = <[u64]>::ref_from_prefix_with_elems(rest, count).ok()?;
         let naming = match form {
             KeyForm::Remember => Self::Remember { digest, keys },
             _ => Self::Inline(keys),
         };
-        Ok((naming, rest))
+        Some((naming, rest))
     }
 
     /// The list, when it came along.

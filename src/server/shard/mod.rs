@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-pub(crate) use command::{Command, Report};
+pub(crate) use command::Command;
 
 use self::answer::Answer;
 use self::lanes::Seat;

@@ -68,7 +68,7 @@ impl<F: Fabric> Shard<F> {
         }
         let count = body.keys.get() as usize;
         let (naming, rest) =
-            Naming::split(body.key_form, &body.digest, count, rest).map_err(|_| PullStatus::Malformed)?;
+            Naming::split(body.key_form, &body.digest, count, rest).ok_or(PullStatus::Malformed)?;
         if !rest.is_empty() {
             return Err(PullStatus::Malformed);
         }

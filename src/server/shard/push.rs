@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use super::keys::{KeysFault, Naming};
+use super::keys::Naming;
 use super::rows::Values;
 use super::{Shard, settle};
 use crate::chain::{Admission, EntryFlags, LogSlot, PushHead};
@@ -19,15 +19,6 @@ pub(super) enum Fault {
     Refused(RefusalCode),
     /// The list its digest names is not here; the client sends it along next time.
     KeysMissing,
-}
-
-impl From<KeysFault> for Fault {
-    fn from(fault: KeysFault) -> Self {
-        match fault {
-            KeysFault::Missing => Self::KeysMissing,
-            KeysFault::Malformed => Self::Refused(RefusalCode::Malformed),
-        }
-    }
 }
 
 impl<F: Fabric> Shard<F> {
@@ -80,7 +71,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Asks the replica; a full log is settled first, which in a chain of one empties it.
-    fn admit(&mut self, place: usize, head: PushHead) -> Admission<LogSlot> {
+    fn admit(&mut self, place: usize, head: PushHead) -> Admission {
         let held = &mut self.held[place];
         match held.replica.admit(head) {
             Admission::Retry(crate::chain::RetryReason::LogFull) => {
@@ -127,7 +118,7 @@ fn apply(rows: &mut super::Rows, header: &Header, payload: &[u8]) -> Result<Entr
         return Err(MALFORMED);
     };
     let (count, dim) = (body.keys.get() as usize, body.dim.get() as usize);
-    let (naming, rest) = Naming::split(body.key_form, &body.digest, count, rest)?;
+    let (naming, rest) = Naming::split(body.key_form, &body.digest, count, rest).ok_or(MALFORMED)?;
     let words = count.checked_mul(dim).ok_or(MALFORMED)?;
     if words.checked_mul(size_of::<u32>()) != Some(rest.len()) {
         return Err(MALFORMED);
