@@ -13,6 +13,7 @@
 mod ask_path;
 mod cluster;
 mod control;
+mod embedded;
 mod engine;
 mod error;
 mod flow;
