@@ -2,7 +2,7 @@
 //!
 //! Soundness: [`read_rows`] proves, before anything is read, that every row that is not missing lies within `memory`
 //! and that `out` has `dim` floats for each; the loops read `dim` values (ftrl: two planes) of a row.
-//! Notice: `tests/update_bits.rs`, `rows_past_the_end_are_refused`.
+//! Notice: `tests/bits`, `rows_past_the_end_are_refused`.
 
 use crate::MISSING;
 use crate::isa::Isa;

@@ -63,6 +63,12 @@ pub enum BatchError {
         /// Bytes left.
         left: u64,
     },
+    /// Padding that is not zero: a batch has one form only, so that replicas can compare bytes.
+    #[error("entry {index} is not padded with zeros")]
+    Padding {
+        /// Which entry.
+        index: u32,
+    },
     /// Bytes after the last entry.
     #[error("{bytes} bytes follow the batch's last entry")]
     Trailing {
@@ -158,5 +164,9 @@ fn read_entry(rest: &[u8], index: u32) -> Result<(Entry<'_>, &[u8]), BatchError>
     let head = EntryHead::read(header)?;
     let padded = head.entry_bytes() - ENTRY_HEADER_BYTES;
     let (payload, after) = after.split_at_checked(padded).ok_or(short(head.entry_bytes()))?;
-    Ok((Entry { head, payload: &payload[..head.bytes as usize] }, after))
+    let (payload, padding) = payload.split_at(head.bytes as usize);
+    if padding.iter().any(|&byte| byte != 0) {
+        return Err(BatchError::Padding { index });
+    }
+    Ok((Entry { head, payload }, after))
 }

@@ -100,6 +100,7 @@ fn a_batch_with_a_good_checksum_and_a_bad_field_is_an_error_that_names_it() {
         (offset + 24, 0, "`sequence`"),
         (offset + 4, 2, "`bytes`"),
         (offset, 250, "entry 0 needs"),
+        (offset + 48 + 13, 1, "entry 0 is not padded"),
         (offset + 3, 250, "entry 0 needs"),
     ];
     for (at, value, word) in cases {

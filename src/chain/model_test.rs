@@ -129,7 +129,7 @@ impl Server {
             resolved,
             table: TableId(1),
             clock: Clock(0),
-            level: if id % 2 == 0 { Level::Applied } else { Level::Replicated },
+            level: if id.is_multiple_of(2) { Level::Applied } else { Level::Replicated },
             bytes,
         };
         match self.replica.admit(head) {

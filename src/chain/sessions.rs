@@ -260,3 +260,31 @@ impl Session {
             || self.refused.iter().filter(|&&(sequence, _)| sequence >= resolved).count() < REFUSALS_KEPT
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_costs_one_mark_a_batch_however_often_it_pushes() {
+        let mut sessions = Sessions::default();
+        let ids = [SessionId(1), SessionId(2)];
+        for session in ids {
+            sessions.apply(Lsn(1), &EntryHead { session, ..EntryHead::new(EntryKind::ClientBegan) }).unwrap();
+        }
+        let mut sequence = Sequence(0);
+        for lsn in 2..12 {
+            for push in 0..50 {
+                if push == 25 {
+                    sessions.acked(Lsn(lsn - 1));
+                }
+                sequence = sequence.next();
+                for session in ids {
+                    let push = EntryHead { session, sequence, ..EntryHead::new(EntryKind::Push) };
+                    sessions.apply(Lsn(lsn), &push).unwrap();
+                }
+            }
+            assert_eq!(sessions.marks.len(), 2, "at lsn {lsn}");
+        }
+    }
+}

@@ -13,6 +13,7 @@
 mod ask_path;
 mod cluster;
 mod control;
+mod embedded;
 mod engine;
 mod error;
 mod flow;
@@ -21,6 +22,8 @@ mod optimizers;
 mod plan;
 mod pull_path;
 mod push_path;
+#[cfg(test)]
+mod resend_test;
 mod session;
 mod slots;
 mod table;

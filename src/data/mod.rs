@@ -27,6 +27,8 @@ mod shuffle;
 mod source;
 mod spec;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod training;
 
 pub use dataset::Dataset;

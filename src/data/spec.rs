@@ -82,7 +82,9 @@ impl FeatureSpec {
             ("\\t", ..) => '\t',
             (_, Some(character), None) => character,
             _ => {
-                return Err(spec(format!("the delimiter {delimiter:?} is not one character; write , or \\t")));
+                return Err(spec(format!(
+                    "the delimiter {delimiter:?} is not one character; write , or \\t"
+                )));
             }
         };
         Ok(self)

@@ -8,7 +8,7 @@
 //! instructions, skipping of zero gradients. Called by the shard thread that owns the memory.
 //!
 //! Soundness: [`Job`] is made only by [`update_rows`], which proves that every row and gradient it names lies within
-//! the two slices it borrows; the loops stay within `row_words` of a row's start. Notice: `tests/update_bits.rs`
+//! the two slices it borrows; the loops stay within `row_words` of a row's start. Notice: `tests/bits`
 //! surrounds rows with guard words; `rows_past_the_end_are_refused`.
 
 use crate::isa::Isa;

@@ -10,7 +10,7 @@
 //! Soundness. A value of an AVX type proves that the CPU has its instructions: values come only from other values
 //! or from the `unsafe` constructors, whose contract is that the features were detected; the only caller that
 //! starts without a value is [`run`], which asserts it. So arithmetic on existing values is safe. Loads and stores
-//! are `unsafe` for their pointers. The test that would notice a wrong lane or mask: `tests/update_bits.rs`.
+//! are `unsafe` for their pointers. The test that would notice a wrong lane or mask: `tests/bits`.
 
 use std::ops::{Add, Div, Mul, Sub};
 
