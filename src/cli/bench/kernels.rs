@@ -8,13 +8,13 @@ use gradwire_ffi::arena::Arena;
 use gradwire_kernels::{Dtype, Isa, RowLayout, Rule, axpy, set_float_control, update_rows};
 use serde_json::{Value, json};
 
-use super::histogram::median;
-use super::lists::Random;
-use super::optimizer;
 use super::super::args::KernelsArgs;
 use super::super::failure::Failure;
 use super::super::progress::Display;
 use super::super::training::probe_all;
+use super::histogram::median;
+use super::lists::Random;
+use super::optimizer;
 use crate::app::report::{self, BenchReport, Origin};
 
 /// Fits the second-level cache of every processor of the last ten years.
@@ -159,7 +159,11 @@ fn report(isa: Isa, bandwidth: f64, cases: &[Case]) -> BenchReport {
 fn print(isa: Isa, bandwidth: f64, cases: &[Case]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "memory        {:.1} GB/s (axpy, one thread, {})", bandwidth / 1e9, isa.name())?;
-    writeln!(out, "{:<12} {:>4} {:>10} {:>10} {:>8} {:>14}", "rule", "dim", "table MB", "M rows/s", "GB/s", "of bandwidth")?;
+    writeln!(
+        out,
+        "{:<12} {:>4} {:>10} {:>10} {:>8} {:>14}",
+        "rule", "dim", "table MB", "M rows/s", "GB/s", "of bandwidth"
+    )?;
     for case in cases {
         writeln!(
             out,
