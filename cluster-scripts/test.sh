@@ -300,14 +300,21 @@ part_e2e() {
     step build cargo build --release && tests test --release -p gradwire "${targets[@]}"
 }
 
-# Every bench runs once, and every `gradwire bench` works; the figures mean nothing here.
+# Every bench runs once, and every `gradwire bench` writes its report; the figures mean nothing here.
 part_bench_smoke() {
-    local op
+    local op report
     step build cargo bench -p gradwire-bench --benches --no-run &&
         run_tests cargo bench -p gradwire-bench --benches -- --test
     step build cargo build --release || return
     for op in push pull latency kernels; do
-        step test "$TARGET/release/gradwire" bench "$op" --seconds 1 && part_checks=$((part_checks + 1))
+        report=$LOGS/bench-$op.json
+        rm -f "$report"
+        step test "$TARGET/release/gradwire" bench "$op" --seconds 1 --report "$report" || continue
+        if grep -qsE "\"op\": *\"$op\"" "$report"; then
+            part_checks=$((part_checks + 1))
+        else
+            say_failed "no report of the operation $op in $report"
+        fi
     done
 }
 
@@ -351,6 +358,7 @@ for part in "${PARTS[@]}"; do
     [ "$failed" -eq 0 ] || part_failed=true
 
     verdict=ok
+    [ "$passed" -gt 0 ] || verdict=skip
     $part_failed && verdict=FAILED && any_failed=true
     printf '%-6s %4d s  (builds %d s, tests %d s)  %d passed, %d failed, %d skipped\n' "$verdict" \
         $((SECONDS - began)) $((BUILD_BUDGET - build_left)) $((TEST_BUDGET - test_left)) "$passed" "$failed" "$skipped"

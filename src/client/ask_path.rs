@@ -21,9 +21,21 @@ pub(super) struct AskState {
 }
 
 impl<F: Fabric> Engine<F> {
-    pub(super) fn start_ask(&mut self, kind: Kind, table: TableId, partition: PartitionId, body: &[u8]) -> SlotId {
-        let ask =
-            self.asks.insert(AskState { kind, table, partition, body: body.to_vec(), sent: false, answer: None });
+    pub(super) fn start_ask(
+        &mut self,
+        kind: Kind,
+        table: TableId,
+        partition: PartitionId,
+        body: &[u8],
+    ) -> SlotId {
+        let ask = self.asks.insert(AskState {
+            kind,
+            table,
+            partition,
+            body: body.to_vec(),
+            sent: false,
+            answer: None,
+        });
         let link = self.routes[partition.0 as usize].link;
         self.links[link].queue.push_back(Outgoing::Ask(ask));
         self.send_queued();

@@ -128,7 +128,7 @@ impl<F: Fabric> Engine<F> {
             .shards
             .iter()
             .map(|shard| Link {
-                shard: shard.id,
+                shard: shard.shard,
                 lane: None,
                 queue: VecDeque::new(),
                 reserved: 0,
@@ -163,14 +163,17 @@ impl<F: Fabric> Engine<F> {
         engine.routes = map
             .partitions
             .iter()
-            .map(|chain| Route { flow: Flow::new(chain.epoch), link: engine.link_of(chain.head()) })
+            .map(|chain| Route {
+                flow: Flow::new(chain.epoch),
+                link: engine.link_of(chain.members.first().copied()),
+            })
             .collect();
         engine
     }
 
-    fn link_of(&self, shard: ShardId) -> usize {
-        let found = self.links.iter().position(|link| link.shard == shard);
-        assert!(found.is_some(), "the map names only shards it lists");
+    fn link_of(&self, head: Option<ShardId>) -> usize {
+        let found = self.links.iter().position(|link| Some(link.shard) == head);
+        assert!(found.is_some(), "the map names only shards it lists, and every chain has a head");
         found.unwrap_or(0)
     }
 
@@ -185,9 +188,13 @@ impl<F: Fabric> Engine<F> {
         for event in events.drain(..) {
             match event {
                 Event::Arrived(lane) => self.receive(lane),
-                Event::Down { lane, reason } => self.on_lane_down(lane, &reason.to_string()),
-                // Entries speak between servers of a chain; a client reads outcomes.
-                Event::Entry { .. } => {}
+                Event::Down { lane, reason } => {
+                    // What came whole before still counts.
+                    self.receive(lane);
+                    self.close(lane, &reason.to_string());
+                }
+                // Entries and grants are between servers; a client reads outcomes and replies.
+                Event::Entry { .. } | Event::ReadDone { .. } => {}
             }
         }
         self.events = events;
@@ -215,11 +222,7 @@ impl<F: Fabric> Engine<F> {
             self.fabric.consume(lane);
             if let Err(error) = taken {
                 // A server that breaks the protocol is cut; a new lane starts over.
-                let reason = error.to_string();
-                if let Err(fence) = self.fabric.fence(lane) {
-                    tracing::warn!(%fence, "a lane could not be fenced");
-                }
-                self.on_lane_down(lane, &reason);
+                self.close(lane, &error.to_string());
                 return;
             }
         }
@@ -231,8 +234,12 @@ impl<F: Fabric> Engine<F> {
         self.fabric.copy_payload(lane, 0, &mut self.scratch);
     }
 
-    fn on_lane_down(&mut self, lane: LaneId, reason: &str) {
+    /// Gives a lane up; what went over it is sent again on the next.
+    pub(super) fn close(&mut self, lane: LaneId, reason: &str) {
         let Some(index) = self.links.iter().position(|link| link.lane == Some(lane)) else { return };
+        if let Err(error) = self.fabric.fence(lane) {
+            tracing::debug!(%error, "a lane was closed before it was fenced");
+        }
         let link = &mut self.links[index];
         link.lane = None;
         link.reserved = 0;
@@ -339,7 +346,8 @@ impl<F: Fabric> Engine<F> {
             // Down comes as an event, with its reason.
             Err(WriteError::Full | WriteError::Down) => false,
             Err(WriteError::TooLarge { limit }) => {
-                link.last_error = Some(format!("a record is larger than the {limit} bytes that the lane takes"));
+                link.last_error =
+                    Some(format!("a record is larger than the {limit} bytes that the lane takes"));
                 false
             }
         }
@@ -358,7 +366,8 @@ impl<F: Fabric> Engine<F> {
     /// When the next thing is due without anything coming in.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let delayed = self.delayed.iter().map(|delayed| delayed.at).min();
-        let connects = self.links.iter().filter(|link| !link.queue.is_empty()).filter_map(|link| link.connect_at).min();
+        let connects =
+            self.links.iter().filter(|link| !link.queue.is_empty()).filter_map(|link| link.connect_at).min();
         [delayed, connects].into_iter().flatten().min()
     }
 
@@ -381,7 +390,11 @@ impl<F: Fabric> Engine<F> {
         let limit = self.limits.payload_bytes();
         let part_keys = limit / key_bytes;
         if part_keys == 0 {
-            return Err(Error::RowTooLarge { row_bytes: key_bytes, limit, needed: (key_bytes + 128).next_power_of_two() * 4 });
+            return Err(Error::RowTooLarge {
+                row_bytes: key_bytes,
+                limit,
+                needed: (key_bytes + 128).next_power_of_two() * 4,
+            });
         }
         Ok(self.plans.plan(table, schema, keys, identity, part_keys))
     }

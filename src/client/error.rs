@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::control::ControlError;
 use super::keys::KeysError;
-use crate::lane::{AdoptError, PortError};
+use crate::lane::{AdoptError, SetupError};
 use crate::wire::ids::PartitionId;
 use crate::wire::{PullStatus, RefusalCode};
 
@@ -60,7 +60,9 @@ pub enum Error {
         cause: Option<String>,
     },
     /// One row does not fit a record.
-    #[error("a row of {row_bytes} bytes does not fit a record of {limit}; raise the cluster's ring_bytes to {needed}")]
+    #[error(
+        "a row of {row_bytes} bytes does not fit a record of {limit}; raise the cluster's ring_bytes to {needed}"
+    )]
     RowTooLarge {
         /// Bytes of the row.
         row_bytes: usize,
@@ -73,14 +75,16 @@ pub enum Error {
     #[error("session {0} has ended at the servers; open a new session and repeat what was not acknowledged")]
     Ended(u64),
     /// A partition forgot updates it had acknowledged as replicated: no replica of its last chain is left (C7).
-    #[error("partition {partition} lost acknowledged updates, no replica of its chain is left; restore a checkpoint and train on from it")]
+    #[error(
+        "partition {partition} lost acknowledged updates, no replica of its chain is left; restore a checkpoint and train on from it"
+    )]
     StateLost {
         /// The partition.
         partition: PartitionId,
     },
     /// The machine could not give this thread its port.
     #[error(transparent)]
-    Port(#[from] PortError),
+    Port(#[from] SetupError),
     /// The machine could not take a new lane.
     #[error(transparent)]
     Lane(#[from] AdoptError),
@@ -95,12 +99,18 @@ fn refusal_text(code: RefusalCode) -> &'static str {
         RefusalCode::Shape => "the values do not match the table's dimension",
         RefusalCode::Unsorted => "its keys are not strictly increasing; sort them and drop repeats",
         RefusalCode::ReservedKey => "the key 18446744073709551615 is reserved; use another",
-        RefusalCode::Memory => "the server's memory budget has no room for its new rows; raise --memory or add servers",
+        RefusalCode::Memory => {
+            "the server's memory budget has no room for its new rows; raise --memory or add servers"
+        }
         RefusalCode::HashFlood => "too many of its keys share their hash; use another table seed",
         RefusalCode::RowOutOfRange => "a row index is beyond the table's rows",
         RefusalCode::Unsupported => "this kind of table cannot do that",
-        RefusalCode::WrongPartition => "a key belongs to another partition; client and server disagree about the table",
-        RefusalCode::Malformed => "its record does not hold what it names; client and server builds may differ",
+        RefusalCode::WrongPartition => {
+            "a key belongs to another partition; client and server disagree about the table"
+        }
+        RefusalCode::Malformed => {
+            "its record does not hold what it names; client and server builds may differ"
+        }
     }
 }
 
@@ -108,12 +118,16 @@ fn status_text(status: PullStatus) -> &'static str {
     match status {
         PullStatus::Rows => "rows came",
         PullStatus::KeysMissing => "the key list was not kept",
-        PullStatus::ClockDeadline => "the other workers' clocks did not come in time; see whether they live, or allow more staleness",
+        PullStatus::ClockDeadline => {
+            "the other workers' clocks did not come in time; see whether they live, or allow more staleness"
+        }
         PullStatus::NoTable => "the table was dropped; open it again",
         PullStatus::Shape => "the dimension asked for is not the table's",
         PullStatus::Keys => "its keys are not strictly increasing, reserved, or beyond the table's rows",
         PullStatus::NotServing => "the server may not answer now; try again",
-        PullStatus::Malformed => "its record does not hold what it names; client and server builds may differ",
+        PullStatus::Malformed => {
+            "its record does not hold what it names; client and server builds may differ"
+        }
     }
 }
 

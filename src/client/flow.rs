@@ -111,7 +111,13 @@ impl<B> Flow<B> {
         first..first + until as u64
     }
 
-    pub(super) fn on_retry(&mut self, attempt: u32, code: RetryCode, at: Sequence, expected: Sequence) -> Reaction {
+    pub(super) fn on_retry(
+        &mut self,
+        attempt: u32,
+        code: RetryCode,
+        at: Sequence,
+        expected: Sequence,
+    ) -> Reaction {
         if attempt != self.attempt {
             return Reaction::Old;
         }
@@ -137,7 +143,8 @@ impl<B> Flow<B> {
         refused: &[(Sequence, RefusalCode)],
         mut sink: impl FnMut(Resolution<'_, B>),
     ) {
-        let refusal = |sequence: Sequence| refused.iter().find(|(s, _)| *s == sequence).map(|(_, code)| *code);
+        let refusal =
+            |sequence: Sequence| refused.iter().find(|(s, _)| *s == sequence).map(|(_, code)| *code);
         while let Some(front) = self.entries.front() {
             // What was never sent cannot be resolved, whatever a peer claims.
             if front.sequence > replicated || self.sent == 0 {
@@ -167,7 +174,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn resolve(flow: &mut Flow<u64>, applied: u64, replicated: u64, refused: &[(Sequence, RefusalCode)]) -> Vec<String> {
+    fn resolve(
+        flow: &mut Flow<u64>,
+        applied: u64,
+        replicated: u64,
+        refused: &[(Sequence, RefusalCode)],
+    ) -> Vec<String> {
         let mut seen = Vec::new();
         flow.on_outcome(Sequence(applied), Sequence(replicated), refused, |resolution| {
             seen.push(match resolution {
@@ -193,7 +205,10 @@ mod tests {
         let mut flow = flow_of(3, 3);
         assert_eq!(resolve(&mut flow, 2, 1, &[]), ["replicated 1", "applied 2"]);
         assert_eq!(resolve(&mut flow, 2, 1, &[]), [""; 0]);
-        assert_eq!(resolve(&mut flow, 3, 3, &[(Sequence(3), RefusalCode::Memory)]), ["replicated 2", "refused 3"]);
+        assert_eq!(
+            resolve(&mut flow, 3, 3, &[(Sequence(3), RefusalCode::Memory)]),
+            ["replicated 2", "refused 3"]
+        );
         assert_eq!(flow.resolved(), Sequence(4));
     }
 

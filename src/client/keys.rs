@@ -12,7 +12,9 @@ const RESERVED_KEY: u64 = u64::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeysError {
     /// Not strictly increasing.
-    #[error("keys are not strictly increasing: key {key} at index {index} follows {previous}; sort them and drop repeats")]
+    #[error(
+        "keys are not strictly increasing: key {key} at index {index} follows {previous}; sort them and drop repeats"
+    )]
     Unsorted {
         /// Index of the key that is out of order.
         index: usize,

@@ -21,6 +21,8 @@ mod optimizers;
 mod plan;
 mod pull_path;
 mod push_path;
+#[cfg(test)]
+mod resend_test;
 mod session;
 mod slots;
 mod table;

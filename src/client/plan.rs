@@ -47,6 +47,11 @@ impl Part {
         }
     }
 
+    /// Index in the whole list of this part's key `index`.
+    pub(super) fn position(&self, index: usize) -> usize {
+        self.positions.get(index).map_or(self.first as usize + index, |&position| position as usize)
+    }
+
     /// Copies `rows` (from the part's key `first` on) to their places in the whole list's.
     pub(super) fn scatter(&self, dim: usize, first: usize, rows: &[f32], out: &mut [f32]) {
         let positions = &self.positions[first..first + rows.len() / dim];

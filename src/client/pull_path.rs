@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::IntoBytes;
 
 use super::engine::{Engine, Outgoing};
 use super::error::Error;
@@ -66,6 +66,35 @@ impl PullState {
     pub(super) fn done(&self) -> bool {
         self.left == 0
     }
+}
+
+/// What a piece of a reply did to its part.
+enum Piece {
+    /// It answers an earlier sending, or a pull that is over.
+    Old,
+    More,
+    Done {
+        reply_bytes: usize,
+    },
+    /// The part is to be asked again, with its keys.
+    Again {
+        part: u32,
+        reply_bytes: usize,
+    },
+}
+
+/// Rows of a piece that its bitmap does not have. Whole words of found rows are the common case.
+fn missing_rows(bitmap: &[u64], rows: usize) -> impl Iterator<Item = usize> + '_ {
+    bitmap.iter().enumerate().flat_map(move |(index, &word)| {
+        let first = index * 64;
+        let valid = u64::MAX >> (64 - (rows - first).min(64));
+        let mut absent = !word & valid;
+        std::iter::from_fn(move || {
+            let bit = absent.trailing_zeros() as usize;
+            absent &= absent.wrapping_sub(1);
+            (bit < 64).then_some(first + bit)
+        })
+    })
 }
 
 /// Space that the answer to `keys` rows of `dim` takes in the inbox.
@@ -197,97 +226,104 @@ impl<F: Fabric> Engine<F> {
     }
 
     pub(super) fn on_pull_reply(&mut self, lane: LaneId, index: usize, header: &Header) -> Result<(), Error> {
-        let bad = |what: &str| Error::Protocol(format!("a pull reply {what}"));
         let pull = SlotId::from_wire(header.request.0);
+        // The plan is lent out for the length of this call, so that its last holder can give its buffers back.
+        let Some(plan) = self.pulls.get_mut(pull).and_then(|state| state.plan.take()) else { return Ok(()) };
+        let taken = self.take_piece(lane, header, pull, &plan);
+        if let Some(state) = self.pulls.get_mut(pull) {
+            state.plan = Some(plan);
+        }
+        match taken? {
+            Piece::Old | Piece::More => return Ok(()),
+            Piece::Done { reply_bytes } => self.release(index, reply_bytes),
+            Piece::Again { part, reply_bytes } => {
+                self.release(index, reply_bytes);
+                self.links[index].queue.push_front(Outgoing::Pull { pull, part });
+            }
+        }
+        self.drop_if_over(pull);
+        Ok(())
+    }
+
+    fn take_piece(
+        &mut self,
+        lane: LaneId,
+        header: &Header,
+        pull: SlotId,
+        plan: &KeyPlan,
+    ) -> Result<Piece, Error> {
+        let bad = |what: &str| Error::Protocol(format!("a pull reply {what}"));
         let (part, attempt) = (header.flow as u32, (header.flow >> 32) as u32);
         if (header.length as usize) < PullReplyBody::BYTES {
             return Err(bad("shorter than its body"));
         }
         let mut body_bytes = [0; PullReplyBody::BYTES];
         self.fabric.copy_payload(lane, 0, &mut body_bytes);
-        let (body, _) = PullReplyBody::split(&body_bytes).map_err(|error| Error::Protocol(error.to_string()))?;
-        let body = *body;
+        let (body, _) =
+            PullReplyBody::split(&body_bytes).map_err(|error| Error::Protocol(error.to_string()))?;
         let status = PullStatus::from_wire(body.status.get()).ok_or_else(|| bad("of unknown status"))?;
-        let Some(state) = self.pulls.get_mut(pull) else { return Ok(()) };
-        let Some(plan) = state.plan.clone() else { return Ok(()) };
-        let Some(progress) = state.parts.get_mut(part as usize) else { return Err(bad("for a part nobody asked for")) };
+        let Some(state) = self.pulls.get_mut(pull) else { return Ok(Piece::Old) };
+        let Some(progress) = state.parts.get_mut(part as usize) else {
+            return Err(bad("for a part nobody asked for"));
+        };
         if progress.attempt != attempt || progress.done || !progress.sent {
-            return Ok(());
+            return Ok(Piece::Old);
         }
         let keys = &plan.parts[part as usize];
         let dim = state.schema.dim as usize;
-        let reply = reply_bytes(keys.keys.len(), dim);
+        let reply_bytes = reply_bytes(keys.keys.len(), dim);
         if status != PullStatus::Rows {
             progress.sent = false;
-            let again = status == PullStatus::KeysMissing && state.held;
-            if again {
+            if status == PullStatus::KeysMissing && state.held {
                 keys.known.store(false, Ordering::Relaxed);
                 progress.attempt = progress.attempt.wrapping_add(1);
                 progress.received = 0;
-                self.links[index].queue.push_front(Outgoing::Pull { pull, part });
-            } else {
-                progress.done = true;
-                state.left -= 1;
-                state.failed.get_or_insert((header.partition, status));
+                return Ok(Piece::Again { part, reply_bytes });
             }
-            self.release(index, reply);
-            self.drop_if_over(pull);
-            return Ok(());
+            progress.done = true;
+            state.left -= 1;
+            state.failed.get_or_insert((header.partition, status));
+            return Ok(Piece::Done { reply_bytes });
         }
-        let (first, rows) = (body.first.get(), body.rows.get());
-        let bitmap_words = (rows as usize).div_ceil(64);
-        let expected = PullReplyBody::BYTES + bitmap_words * 8 + rows as usize * dim * 4;
+        let (first, rows) = (body.first.get() as usize, body.rows.get() as usize);
+        let bitmap_words = rows.div_ceil(64);
         let wanted = keys.keys.len() - progress.received as usize;
-        if first != progress.received
-            || rows as usize > wanted
-            || (rows == 0 && wanted > 0)
+        if first != progress.received as usize
+            || rows > wanted
+            || rows == 0
             || body.dim.get() as usize != dim
-            || header.length as usize != expected
+            || header.length as usize != PullReplyBody::BYTES + bitmap_words * 8 + rows * dim * 4
         {
             return Err(bad("that does not fit what was asked"));
         }
-        progress.received += rows;
-        state.clock = state.clock.min(body.clock.get());
-        let part_done = progress.received as usize == keys.keys.len();
-        if part_done {
-            progress.done = true;
-            state.left -= 1;
-        }
-        let mut bitmap = [0u64; PIECE_BYTES / 64];
-        if bitmap_words > bitmap.len() {
+        let mut bitmap = [0u64; PIECE_BYTES / 256];
+        let Some(bitmap) = bitmap.get_mut(..bitmap_words) else {
             return Err(bad("with more rows than a piece holds"));
-        }
-        let bitmap = &mut bitmap[..bitmap_words];
+        };
         self.fabric.copy_payload(lane, PullReplyBody::BYTES, bitmap.as_mut_bytes());
         let values_at = PullReplyBody::BYTES + bitmap_words * 8;
         if keys.positions.is_empty() {
-            let start = (keys.first as usize + first as usize) * dim;
-            let out = &mut state.rows[start..start + rows as usize * dim];
+            let start = (keys.first as usize + first) * dim;
+            let out = &mut state.rows[start..start + rows * dim];
             self.fabric.copy_payload(lane, values_at, out.as_mut_bytes());
         } else {
-            self.rows.resize(rows as usize * dim, 0.0);
+            self.rows.resize(rows * dim, 0.0);
             self.fabric.copy_payload(lane, values_at, self.rows.as_mut_bytes());
-            keys.scatter(dim, first as usize, &self.rows, &mut state.rows);
+            keys.scatter(dim, first, &self.rows, &mut state.rows);
         }
-        let words = plan.keys.div_ceil(64);
-        for row in 0..rows as usize {
-            // Whole words of found rows are the common case.
-            if row % 64 == 0 && bitmap[row / 64] == u64::MAX {
-                continue;
-            }
-            if bitmap[row / 64] >> (row % 64) & 1 == 0 {
-                let index = first as usize + row;
-                let position =
-                    keys.positions.get(index).map_or(keys.first as usize + index, |&position| position as usize);
-                state.missing.resize(words, 0);
-                state.missing[position / 64] |= 1 << (position % 64);
-            }
+        for row in missing_rows(bitmap, rows) {
+            let position = keys.position(first + row);
+            state.missing.resize(plan.keys.div_ceil(64), 0);
+            state.missing[position / 64] |= 1 << (position % 64);
         }
-        if part_done {
-            self.release(index, reply);
-            self.drop_if_over(pull);
+        progress.received += rows as u32;
+        state.clock = state.clock.min(body.clock.get());
+        if (progress.received as usize) < keys.keys.len() {
+            return Ok(Piece::More);
         }
-        Ok(())
+        progress.done = true;
+        state.left -= 1;
+        Ok(Piece::Done { reply_bytes })
     }
 
     /// The lane of a link is gone: its pulls are asked again.

@@ -15,8 +15,8 @@ use crate::lane::{Fabric, LaneId};
 use crate::store::TableSchema;
 use crate::wire::ids::{Clock, PartitionId, RequestId, Sequence, TableId};
 use crate::wire::{
-    ClockEntry, Encoding, HEADER_BYTES, Header, KeyForm, Kind, Level, OutcomeBody, PushBody, PushOp, RefusalCode,
-    RefusedEntry, RetryBody, RetryCode,
+    ClockEntry, Encoding, HEADER_BYTES, Header, KeyForm, Kind, Level, OutcomeBody, PushBody, PushOp,
+    RefusalCode, RefusedEntry, RetryBody, RetryCode,
 };
 
 /// Reply space of one push: two outcomes, or a retry, with a refusal each.
@@ -87,9 +87,10 @@ impl<F: Fabric> Engine<F> {
     /// Whether the window has room for a push over these partitions.
     pub(super) fn has_room(&self, plan: &KeyPlan) -> bool {
         self.kept_bytes < self.limits.window_bytes
-            && plan.parts.iter().all(|part| {
-                self.routes[part.partition.0 as usize].flow.unresolved() < self.limits.window
-            })
+            && plan
+                .parts
+                .iter()
+                .all(|part| self.routes[part.partition.0 as usize].flow.unresolved() < self.limits.window)
     }
 
     pub(super) fn has_clock_room(&self) -> bool {
@@ -265,7 +266,9 @@ impl<F: Fabric> Engine<F> {
 
     fn push_head(&self, partition: PartitionId, sequence: Sequence, sent: &Sent) -> [u8; HEAD_BYTES] {
         let mut head = [0; HEAD_BYTES];
-        let Sent::Push { plan, part, value_bytes, table, op, dim, level, push, .. } = sent else { return head };
+        let Sent::Push { plan, part, value_bytes, table, op, dim, level, push, .. } = sent else {
+            return head;
+        };
         let route = &self.routes[partition.0 as usize];
         let part = &plan.parts[*part as usize];
         let form = key_form(plan, part);
@@ -374,7 +377,8 @@ impl<F: Fabric> Engine<F> {
         }
         let mut refused = Vec::new();
         for entry in entries {
-            let code = RefusalCode::from_wire(entry.code.get()).ok_or_else(|| malformed("of unknown reason"))?;
+            let code =
+                RefusalCode::from_wire(entry.code.get()).ok_or_else(|| malformed("of unknown reason"))?;
             refused.push((Sequence(entry.sequence.get()), code));
         }
         let partition = header.partition;
@@ -424,7 +428,8 @@ impl<F: Fabric> Engine<F> {
                     pushes.remove(push);
                 }
             }
-            Resolution::Replicated { body: Sent::Clock(_), .. } | Resolution::Refused { body: Sent::Clock(_), .. } => {
+            Resolution::Replicated { body: Sent::Clock(_), .. }
+            | Resolution::Refused { body: Sent::Clock(_), .. } => {
                 done += 1;
             }
             Resolution::Applied(Sent::Clock(_)) => {}
@@ -436,7 +441,8 @@ impl<F: Fabric> Engine<F> {
 
     pub(super) fn on_retry(&mut self, lane: LaneId, header: &Header) -> Result<(), Error> {
         self.take_payload(lane, header);
-        let (body, _) = RetryBody::split(&self.scratch).map_err(|error| Error::Protocol(error.to_string()))?;
+        let (body, _) =
+            RetryBody::split(&self.scratch).map_err(|error| Error::Protocol(error.to_string()))?;
         let unknown = || Error::Protocol("a retry of unknown reason or partition".into());
         let code = RetryCode::from_wire(body.code.get()).ok_or_else(unknown)?;
         let expected = Sequence(body.expected.get());

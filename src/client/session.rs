@@ -172,7 +172,11 @@ impl Shared {
     }
 
     /// Waits for room in the window, then starts the push.
-    pub(super) fn push(self: &Arc<Self>, request: &PushRequest<'_>, patience: Duration) -> Result<Ticket, Error> {
+    pub(super) fn push(
+        self: &Arc<Self>,
+        request: &PushRequest<'_>,
+        patience: Duration,
+    ) -> Result<Ticket, Error> {
         self.raise_unclaimed()?;
         self.wait("room in the window of pushes", patience, |engine| {
             engine.has_room(&request.plan).then_some(Ok(()))
@@ -244,7 +248,7 @@ impl Drop for Shared {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Session {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Session {
@@ -325,7 +329,13 @@ impl Session {
     /// assert_eq!(&v.pull(&[98, 99])?.wait()?[..], [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]);
     /// # Ok::<(), gradwire::Error>(())
     /// ```
-    pub fn dense(&self, name: &str, rows: u64, dim: usize, optimizer: impl Into<Rule>) -> Result<DenseTable, Error> {
+    pub fn dense(
+        &self,
+        name: &str,
+        rows: u64,
+        dim: usize,
+        optimizer: impl Into<Rule>,
+    ) -> Result<DenseTable, Error> {
         self.dense_with(name, rows, dim, optimizer, TableOptions::default())
     }
 
@@ -352,7 +362,10 @@ impl Session {
         optimizer: impl Into<Rule>,
         options: TableOptions,
     ) -> Result<DenseTable, Error> {
-        Ok(DenseTable::new(self.open_table(name, TableKind::Dense { rows }, dim, optimizer.into(), options)?, rows))
+        Ok(DenseTable::new(
+            self.open_table(name, TableKind::Dense { rows }, dim, optimizer.into(), options)?,
+            rows,
+        ))
     }
 
     fn open_table(

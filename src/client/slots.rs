@@ -77,10 +77,11 @@ impl<T> Slots<T> {
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = SlotId> + '_ {
-        self.slots.iter().enumerate().filter(|(_, slot)| slot.value.is_some()).map(|(index, slot)| SlotId {
-            index: index as u32,
-            generation: slot.generation,
-        })
+        self.slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot.value.is_some())
+            .map(|(index, slot)| SlotId { index: index as u32, generation: slot.generation })
     }
 }
 

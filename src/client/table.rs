@@ -342,7 +342,8 @@ impl SparseTable {
         let mut rows = 0;
         for partition in (0..self.schema.partitions).map(PartitionId) {
             let answer = self.ask(Kind::Count, partition, CountBody { reserved: 0.into() }.as_bytes())?;
-            let (body, _) = CountReplyBody::split(&answer).map_err(|error| Error::Protocol(error.to_string()))?;
+            let (body, _) =
+                CountReplyBody::split(&answer).map_err(|error| Error::Protocol(error.to_string()))?;
             self.check_status(partition, body.status.get())?;
             rows += body.rows.get();
         }
@@ -426,7 +427,8 @@ impl SparseTable {
         pieces: &mut Vec<u32>,
     ) -> Result<u64, Error> {
         let bad = || Error::Protocol("an export that does not hold what it names".into());
-        let (body, rest) = ExportReplyBody::split(answer).map_err(|error| Error::Protocol(error.to_string()))?;
+        let (body, rest) =
+            ExportReplyBody::split(answer).map_err(|error| Error::Protocol(error.to_string()))?;
         self.check_status(partition, body.status.get())?;
         let (rows, words) = (body.rows.get() as usize, body.words.get() as usize);
         if words != self.layout.words() || rest.len() != rows * 8 + rows * words * 4 {

@@ -131,11 +131,9 @@ impl<K: Copy> Csr<K> {
         Row { columns: &self.columns[range.clone()], values: self.values().map(|values| &values[range]) }
     }
 
-    /// Bytes of heap in use, spare capacity included.
-    pub fn heap_bytes(&self) -> usize {
-        self.row_offsets.capacity() * size_of::<usize>()
-            + self.columns.capacity() * size_of::<K>()
-            + self.values.capacity() * size_of::<f32>()
+    /// Bytes of offsets, columns and values, without spare capacity.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.row_offsets[..]) + size_of_val(&self.columns[..]) + size_of_val(&self.values[..])
     }
 
     /// Removes every row and keeps the memory.
