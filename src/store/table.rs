@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gradwire_kernels::Isa;
+use gradwire_kernels::{Isa, hash_key};
 
 use super::blocks::Blocks;
 use super::budget::{Budget, Short};
@@ -78,8 +78,11 @@ impl Table {
         }
         match &mut self.rows {
             Rows::Sparse { blocks, partitions } => {
-                // Apart for every partition: a flood found for one is none for the next.
-                let seed = (index_seed, (u64::from(table.0) << 32) | u64::from(partition.0));
+                // Apart for every partition: a flood found for one is none for the next. Mixed, so that no choice of
+                // table seeds brings it near the hash that made the partition.
+                let place = (u64::from(table.0) << 32) | u64::from(partition.0);
+                let first = hash_key((index_seed, 0), place);
+                let seed = (first, hash_key((first, index_seed), place));
                 let made = SparsePartition::new(self.shape, seed, index::MAX_DEPTH, blocks, budget);
                 let made = made.map_err(|short| match short {
                     Short::Budget(needed) | Short::Arena(needed) => {
