@@ -236,7 +236,7 @@ impl Table {
             return Err(Refusal::Dense { table });
         };
         let sparse = partitions.get_mut(&partition).ok_or(unknown)?;
-        Ok(sparse.erase(&self.maker, keys, blocks, budget))
+        Ok(sparse.erase(keys, blocks, budget))
     }
 
     /// Copies rows out, about `max_rows`, from a cursor on; gives the next cursor.
