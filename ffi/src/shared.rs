@@ -8,7 +8,7 @@
 //! is used. Every access is bounded by the mapping's length, which the peer cannot change: the memfd is
 //! sealed against shrinking and growing before it is sent, and [`SharedMemory::open`] refuses one that is
 //! not, or that is smaller than the layout needs (touching pages beyond the end of a file would be SIGBUS).
-//! [`PrivateRing`] is memory whose descriptor never leaves the function that maps it; only there do slices exist.
+//! A mapping is writable or its type has no `copy_in` ([`ReadOnlyBytes`]). [`PrivateRing`] is memory whose descriptor never leaves the function that maps it; only there do slices exist.
 
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -74,6 +74,25 @@ impl SharedMemory {
         Ok(Self { fd, bytes })
     }
 
+    /// Makes memory that holds a copy of `content` and that nobody can write any more.
+    ///
+    /// # Errors
+    /// As for [`SharedMemory::create`].
+    pub fn snapshot(content: &[u8]) -> Result<Self, MachineError> {
+        let object = || format!("a snapshot of {} bytes", content.len());
+        let fd = memfd_create("gradwire", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+            .map_err(|errno| MachineError::new("memfd_create", object(), errno))?;
+        let mut rest = content;
+        while !rest.is_empty() {
+            let written =
+                rustix::io::write(&fd, rest).map_err(|errno| MachineError::new("write", object(), errno))?;
+            rest = &rest[written..];
+        }
+        fcntl_add_seals(&fd, SEALS | SealFlags::WRITE)
+            .map_err(|errno| MachineError::new("fcntl(F_ADD_SEALS)", object(), errno))?;
+        Ok(Self { fd, bytes: content.len() })
+    }
+
     /// Takes memory that a peer sent, after checking that its length is `bytes` and cannot change.
     ///
     /// # Errors
@@ -126,9 +145,18 @@ impl SharedMemory {
     /// A plain view of the whole memory.
     ///
     /// # Errors
-    /// [`MachineError`]: address space ran out.
+    /// [`MachineError`]: address space ran out, or the memory is empty or a snapshot.
     pub fn flat(&self) -> Result<RingBytes, MachineError> {
         Ok(RingBytes { mapping: Mapping::file(self.fd(), 0, self.bytes, 1, true)? })
+    }
+
+    /// A plain view of the whole memory that can only be read.
+    ///
+    /// # Errors
+    /// [`MachineError`]: address space ran out, or the memory is empty.
+    pub fn flat_read_only(&self) -> Result<ReadOnlyBytes, MachineError> {
+        let mapping = Mapping::file(self.fd(), 0, self.bytes, 1, false)?;
+        Ok(ReadOnlyBytes { bytes: RingBytes { mapping } })
     }
 
     /// `count` values of `T` from `offset`.
@@ -250,6 +278,28 @@ impl RingBytes {
         let mut bytes = [0; 8];
         self.copy_out(offset, &mut bytes);
         u64::from_le_bytes(bytes)
+    }
+}
+
+/// Bytes mapped for reading only.
+#[derive(Debug)]
+pub struct ReadOnlyBytes {
+    bytes: RingBytes,
+}
+
+impl ReadOnlyBytes {
+    /// Bytes mapped.
+    #[must_use]
+    pub fn mapped_bytes(&self) -> usize {
+        self.bytes.mapped_bytes()
+    }
+
+    /// Copies from `offset` into `out`.
+    ///
+    /// # Panics
+    /// When it would leave the mapping.
+    pub fn copy_out(&self, offset: usize, out: &mut [u8]) {
+        self.bytes.copy_out(offset, out);
     }
 }
 
@@ -376,6 +426,18 @@ mod tests {
         let memory = SharedMemory::create(PAGE_BYTES).unwrap();
         assert!(ftruncate(memory.fd(), 0).is_err());
         assert!(ftruncate(memory.fd(), 2 * PAGE_BYTES as u64).is_err());
+    }
+
+    #[test]
+    fn a_snapshot_can_be_read_and_never_written() {
+        let memory = SharedMemory::snapshot(b"frozen").unwrap();
+        let mut out = [0; 6];
+        memory.flat_read_only().unwrap().copy_out(0, &mut out);
+        assert_eq!(&out, b"frozen");
+        assert!(memory.flat().is_err());
+        let sent = memory.fd().try_clone_to_owned().unwrap();
+        assert!(rustix::io::pwrite(&sent, b"x", 0).is_err());
+        assert!(SharedMemory::open(sent, 6).unwrap().flat_read_only().is_ok());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -113,6 +114,19 @@ pub fn bound_silence(stream: &TcpStream, limit: Duration) {
     let _ = sockopt::set_tcp_keepintvl(stream, Duration::from_secs(1));
     let _ = sockopt::set_tcp_keepcnt(stream, 3);
     let _ = sockopt::set_socket_keepalive(stream, true);
+}
+
+/// Waits until a socket has something to read or accept; false when `patience` ran out first.
+///
+/// # Errors
+/// [`MachineError`]: memory ran out.
+pub fn wait_readable(socket: impl AsFd, patience: Duration) -> Result<bool, MachineError> {
+    let timeout = Timespec::try_from(patience).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 });
+    match poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&timeout)) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(errno) => Err(MachineError::new("poll", "a socket", errno)),
+    }
 }
 
 /// Ends both directions of a socket; what is queued in the kernel is dropped or delivered by it alone.

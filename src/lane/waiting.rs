@@ -1,0 +1,76 @@
+//! How an owner waits: it polls for a while, because a wake-up costs tens of microseconds, then sleeps.
+
+use std::time::{Duration, Instant};
+
+use super::Fabric;
+
+/// How long to poll before sleeping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Poll that long after the last work; [`Duration::MAX`] never sleeps.
+    pub spin: Duration,
+}
+
+impl Waiting {
+    /// Never sleeps: least latency, a whole core.
+    pub const POLL: Self = Self { spin: Duration::MAX };
+    /// Sleeps at once: least processor time.
+    pub const BLOCK: Self = Self { spin: Duration::ZERO };
+}
+
+impl Default for Waiting {
+    /// About what one wake-up of an idle core costs: then polling has cost at most as much as sleeping would have.
+    fn default() -> Self {
+        Self { spin: Duration::from_micros(50) }
+    }
+}
+
+/// The clock is looked at once in so many idle turns.
+const TURNS_A_LOOK: u32 = 16;
+
+/// One owner's waiting: call [`Backoff::busy`] after a turn with work, [`Backoff::idle`] after one without.
+#[derive(Debug)]
+pub struct Backoff {
+    waiting: Waiting,
+    turns: u32,
+    idle_since: Option<Instant>,
+}
+
+impl Backoff {
+    /// Starts as after work.
+    #[must_use]
+    pub fn new(waiting: Waiting) -> Self {
+        Self { waiting, turns: 0, idle_since: None }
+    }
+
+    /// There was work.
+    #[inline]
+    pub fn busy(&mut self) {
+        self.turns = 0;
+        self.idle_since = None;
+    }
+
+    /// There was none: pauses, or sleeps in [`Fabric::wait`] for at most `timeout` when polling was long enough. True
+    /// after a sleep.
+    pub fn idle(&mut self, fabric: &mut impl Fabric, timeout: Duration) -> bool {
+        if self.waiting.spin == Duration::MAX {
+            std::hint::spin_loop();
+            return false;
+        }
+        if !self.waiting.spin.is_zero() {
+            self.turns = self.turns.wrapping_add(1);
+            std::hint::spin_loop();
+            if self.turns % TURNS_A_LOOK != 1 {
+                return false;
+            }
+            let now = Instant::now();
+            let since = *self.idle_since.get_or_insert(now);
+            if now.duration_since(since) < self.waiting.spin {
+                return false;
+            }
+        }
+        fabric.wait(timeout);
+        self.busy();
+        true
+    }
+}
