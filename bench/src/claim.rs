@@ -11,6 +11,8 @@ use crate::distribution::{Distribution, median};
 
 /// Samples of each case; the printed rate is the median of the last so many.
 const SAMPLES: usize = 10;
+/// Resamples of criterion's bootstrap: its default takes longer than the measurement.
+const RESAMPLES: usize = 2000;
 /// Samples below which nothing is printed: a `--test` run makes one.
 const FEWEST_SAMPLES: usize = 5;
 
@@ -21,6 +23,7 @@ pub fn criterion(measurement: Duration) -> Criterion {
         .warm_up_time(measurement / 3)
         .measurement_time(measurement)
         .without_plots()
+        .nresamples(RESAMPLES)
         .configure_from_args()
 }
 
@@ -224,13 +227,17 @@ mod tests {
 
     #[test]
     fn rates_are_compared_with_baseline_and_bound_of_the_same_work() {
-        let rows = [row(Role::Baseline, "map", 4e-3), row(Role::Case, "ours", 1e-3), row(Role::Bound, "copy", 5e-4)];
+        let rows =
+            [row(Role::Baseline, "map", 4e-3), row(Role::Case, "ours", 1e-3), row(Role::Bound, "copy", 5e-4)];
         let text = table("index", Work::Count(10_000, "keys"), &rows);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "claim index");
         assert!(lines[1].contains("baseline map") && lines[1].contains("1.00 x baseline"), "{text}");
         let ours = lines[2];
-        assert!(ours.contains("10.00 M keys/s") && ours.contains("4.00 x") && ours.contains("50.0 %"), "{text}");
+        assert!(
+            ours.contains("10.00 M keys/s") && ours.contains("4.00 x") && ours.contains("50.0 %"),
+            "{text}"
+        );
         assert!(lines[3].contains("100.0 % of bound"), "{text}");
     }
 
