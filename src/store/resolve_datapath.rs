@@ -85,7 +85,7 @@ impl Index {
             } else if hit != kernels::FULL {
                 MISSING
             } else {
-                self.find(isa, memory, keys[i], chunk.hashes[i])
+                self.find(memory, keys[i], chunk.hashes[i])
                     .map_or(MISSING, |place| self.slot_at(memory, self.payload_word(place)))
             };
             missing += usize::from(*slot == MISSING);

@@ -96,7 +96,7 @@ impl SparsePartition {
                 continue;
             }
             let Some(hash) = hashes.next() else { break };
-            *slot = match self.index.find(maker.isa, memory, *key, *hash) {
+            *slot = match self.index.find(memory, *key, *hash) {
                 // The key came twice in one list (imports may); its row was made a moment ago.
                 Ok(place) => self.index.slot_at(memory, self.index.payload_word(place)),
                 Err(place) => {
@@ -116,17 +116,11 @@ impl SparsePartition {
     }
 
     /// Removes rows; gives how many there were.
-    pub(super) fn erase(
-        &mut self,
-        maker: &RowMaker,
-        keys: &[u64],
-        blocks: &mut Blocks,
-        budget: &mut Budget,
-    ) -> u64 {
+    pub(super) fn erase(&mut self, keys: &[u64], blocks: &mut Blocks, budget: &mut Budget) -> u64 {
         let mut erased = 0;
         for key in keys {
             let hash = self.index.hash(*key);
-            let Ok(place) = self.index.find(maker.isa, blocks.arena.words(), *key, hash) else { continue };
+            let Ok(place) = self.index.find(blocks.arena.words(), *key, hash) else { continue };
             let slot = self.index.slot_at(blocks.arena.words(), self.index.payload_word(place));
             self.index.remove(blocks.arena.words_mut(), place);
             if !self.index.shape.inline {
