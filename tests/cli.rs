@@ -88,8 +88,10 @@ impl Folder {
     }
 
     fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(self.0.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(self.0.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -161,7 +163,11 @@ fn work_that_fails_exits_1_with_one_line_that_names_the_file() {
     let columns = ["--label", "late", "--categorical", "shape"];
     let csv = folder.text("rows.csv");
     fails(1, &[&["train", "lr", "--train", &csv][..], &columns].concat(), &["shape", "colour"]);
-    fails(1, &["train", "lr", "--train", &rows, "--model-out", "no/such/model"], &["no/such/model", "folder"]);
+    fails(
+        1,
+        &["train", "lr", "--train", &rows, "--model-out", "no/such/model"],
+        &["no/such/model", "folder"],
+    );
     let model = bad("model", b"no model at all");
     fails(1, &["train", "lr", "--train", &rows, "--model-in", &model], &["model", "--model-out"]);
     let out = folder.text("out");
@@ -175,15 +181,43 @@ fn train_reports_every_field_of_its_contract() {
     let folder = Folder::new();
     let (report, rows) = (folder.text("report.json"), folder.text("rows.svm"));
     let arguments = folder.train(&[
-        "--test", &rows, "--epochs", "2", "--workers", "3", "--servers", "1", "--fabric", "tcp", "--minibatch", "50",
-        "--staleness", "2", "--report", &report,
+        "--test",
+        &rows,
+        "--epochs",
+        "2",
+        "--workers",
+        "3",
+        "--servers",
+        "1",
+        "--fabric",
+        "tcp",
+        "--minibatch",
+        "50",
+        "--staleness",
+        "2",
+        "--report",
+        &report,
     ]);
     let said = works(&strs(&arguments));
     assert!(said.contains("test AUC"), "{said}");
     let found = json(Path::new(&report));
     for field in [
-        "schema", "version", "commit", "machine", "examples", "seconds", "examples_per_s", "train_logloss",
-        "test_logloss", "test_auc", "nonzeros", "epochs", "fabric", "servers", "replicas", "recoveries",
+        "schema",
+        "version",
+        "commit",
+        "machine",
+        "examples",
+        "seconds",
+        "examples_per_s",
+        "train_logloss",
+        "test_logloss",
+        "test_auc",
+        "nonzeros",
+        "epochs",
+        "fabric",
+        "servers",
+        "replicas",
+        "recoveries",
     ] {
         assert!(!found[field].is_null(), "the report lacks {field}: {found}");
     }
@@ -199,7 +233,8 @@ fn csv_is_trained_on_saved_resumed_and_predicted() {
     let folder = Folder::new();
     let (csv, model, more, out) =
         (folder.text("rows.csv"), folder.text("m1"), folder.text("m2"), folder.text("out"));
-    let columns = ["--label", "late == 1", "--categorical", "colour", "--numeric", "size", "--cross", "colour:size"];
+    let columns =
+        ["--label", "late == 1", "--categorical", "colour", "--numeric", "size", "--cross", "colour:size"];
     let train = ["train", "lr", "--train", &csv, "--workers", "1", "--minibatch", "100"];
     works(&[&train[..], &columns, &["--model-out", &model]].concat());
     // The columns come from the model.

@@ -78,7 +78,8 @@ fn one_worker_gives_the_same_bits_twice() {
 fn the_next_commands_work_as_they_are_shown() {
     let folder = tempfile::tempdir().unwrap();
     let (said, _) = quickstart(folder.path(), "");
-    let shown: Vec<&str> = said.lines().skip_while(|l| !l.starts_with("Next")).skip(1).map(str::trim).collect();
+    let shown: Vec<&str> =
+        said.lines().skip_while(|l| !l.starts_with("Next")).skip(1).map(str::trim).collect();
     assert_eq!(shown.len(), 3, "{said}");
     for command in shown {
         shell(folder.path(), command);

@@ -55,7 +55,8 @@ fn every_solver_comes_near_the_known_optimum() {
     for solver in [Solver::FTRL, Solver::ADAGRAD, Solver::Sgd { lr: 2.0, l2: 0.0 }] {
         let cluster = cluster();
         let config = LrConfig { epochs: 12, workers: 2, ..config(solver) };
-        let passes = train(&cluster, &config, &training(known_rates(4000), 3), None, &Progress::default()).unwrap();
+        let passes =
+            train(&cluster, &config, &training(known_rates(4000), 3), None, &Progress::default()).unwrap();
         assert!(passes.iter().all(|p| p.examples == 4000), "each pass has each example once");
         let test = [Ok(known_rates(200).examples().clone())];
         let score = evaluate(&cluster, &solver, test.into_iter(), 2, &Progress::default()).unwrap();
@@ -159,8 +160,7 @@ fn a_rate_that_diverges_is_an_error_that_names_the_solver() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data.svm");
     std::fs::write(&path, text).unwrap();
-    let data =
-        Training::open(vec![Source::File(path)], Format::Libsvm, Limits::default(), |_| ()).unwrap();
+    let data = Training::open(vec![Source::File(path)], Format::Libsvm, Limits::default(), |_| ()).unwrap();
     let config = LrConfig { workers: 2, staleness: Some(0), ..config(Solver::Sgd { lr: 1e30, l2: 0.0 }) };
     let error = train(&cluster(), &config, &data, None, &Progress::default()).unwrap_err().to_string();
     assert!(error.contains("sgd diverged") && error.contains("lower its rate"), "{error}");

@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::{LrConfig, LrError, Tally};
 use crate::app::metrics::logistic;
 use crate::app::progress::Progress;
-use crate::client::{KeyList, Pull, PullTicket, Session, SparseTable};
+use crate::client::{Clock, KeyList, Pull, PullTicket, Session, SparseTable};
 use crate::data::{Examples, Minibatches};
 use crate::linalg::{Localized, Localizer};
-use crate::wire::ids::Clock;
 
 /// How far the furthest worker is, in minibatches asked for.
 ///
