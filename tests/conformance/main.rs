@@ -4,6 +4,8 @@
 //! shared memory in one process, shared memory sent over a Unix socket, and TCP. Tests of what only one fabric
 //! can suffer (a scribbled ring, garbage in a socket) are in `hostile_*`. Every test runs under a watchdog.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 /// Runs each named function over each fabric, as tests of its own.
 macro_rules! on_every_fabric {
     ($($test:ident),* $(,)?) => {
