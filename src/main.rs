@@ -1,3 +1,6 @@
 //! The `gradwire` program.
 #![forbid(unsafe_code)]
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    gradwire::cli::main()
+}

@@ -1,10 +1,11 @@
-//! The machine: memory that two processes share, the atomics in it, file descriptors, cores.
+//! The machine: memory that two processes share, the atomics in it, file descriptors, cores, mappings.
 //!
 //! Everything unsafe that is not arithmetic is here, behind types that safe code cannot misuse; `gradwire`
 //! itself forbids unsafe. A module with unsafe opens with its soundness argument. Nothing here decides: no
 //! credit rule, no record, no retry. Linux only.
 
 pub mod affinity;
+pub mod arena;
 mod error;
 pub mod event;
 mod mapping;

@@ -1,1 +1,27 @@
-//! cluster (being written)
+//! What the cluster agrees on: who holds which partition, which tables exist, which sessions live.
+//!
+//! The problem: every thread of every process must give the same answer to "where is this key, what is that
+//! table, is this client alive". The idea: one coordinator owns these facts as state machines without IO
+//! ([`Map`], [`Catalog`], [`Barriers`]); inputs are calls, outputs are return values that the caller carries out
+//! before it calls again. Pushes and pulls never come here.
+//!
+//! Invariants: a table id and a session id are never used twice, also after a failure (C3); a name stands for at
+//! most one schema; a partition always has a chain; the map's version rises with every change and is a hint only,
+//! the epoch of a partition's chain is what decides (C4).
+//!
+//! Absent on purpose: clocks, sockets, threads, durable storage; the embedded coordinator keeps the machines behind
+//! a mutex and its memory is the store. Any thread that holds that mutex may call.
+
+mod barrier;
+mod catalog;
+mod control_error;
+mod map;
+mod schema_bytes;
+mod status;
+
+pub use barrier::{Arrival, BarrierError, Barriers};
+pub use catalog::{Catalog, CatalogError, Opening};
+pub use control_error::ControlError;
+pub use map::{Map, MapError, PartitionChain, ShardInfo};
+pub use schema_bytes::{SchemaBytesError, decode_schema, encode_schema};
+pub use status::{PartitionStatus, ShardStatus, Status, TableStatus};

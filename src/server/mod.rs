@@ -1,1 +1,20 @@
-//! server (being written)
+//! The server: pinned threads that each own a shard, and their assembly into a cluster in one process.
+//!
+//! The problem: take records from many lanes, keep every partition's order, apply it at the speed of memory, and
+//! never trust a byte that a peer wrote. The idea: one thread owns a shard whole (its lanes, its rows, its
+//! partitions' logs), so that nothing on the data path is shared; a turn of its loop is one pass over fixed steps.
+//!
+//! Invariants: a push is copied once, out of the ring into the log, and validated there (design, section 6); an
+//! entry in a batch has been applied here (C1); refused is final, retry changes nothing (C3); no turn takes more than
+//! [`TURN_BYTES`](shard::TURN_BYTES) from one lane; a lane whose owner takes no answers is not read, and cut in the end.
+//!
+//! Absent on purpose: locks, allocation, system calls and log lines per record; replication to successors (the
+//! forward step has nobody to send to in a chain of one); a coordinator that outlives the process.
+//! [`Embedded`] may be called from any thread; everything in [`shard`] belongs to the shard's own.
+
+mod acceptor;
+mod embedded;
+mod shard;
+mod thread;
+
+pub use embedded::{Embedded, EmbeddedConfig};

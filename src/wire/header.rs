@@ -281,14 +281,7 @@ impl Header {
 
 /// The check over all of a header but the check itself.
 fn crc(header: &[u8]) -> u32 {
-    let mut crc = !0u32;
-    for &byte in &header[..CRC_OFFSET] {
-        crc ^= u32::from(byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0x82f6_3b78 & 0u32.wrapping_sub(crc & 1));
-        }
-    }
-    !crc
+    gradwire_kernels::crc32c(gradwire_kernels::Isa::active(), 0, &header[..CRC_OFFSET])
 }
 
 #[cfg(test)]

@@ -1,0 +1,55 @@
+//! Prefetch hints. They change no value; addresses are clamped to the memory given, since a hint far outside costs a
+//! page walk.
+
+/// Words of a cache line.
+const LINE_WORDS: usize = 16;
+
+/// Asks for the line of `p`. A hint on any address, valid or not, has no effect on the program's meaning.
+#[inline(always)]
+pub(crate) fn prefetch_line(p: *const u32) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: PREFETCHT0 never faults and SSE is part of x86-64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    // SAFETY: PRFM never faults, and touches neither memory, stack nor flags as far as the program can tell.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) p, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
+    let _ = p;
+}
+
+/// Asks for every line of the `row_words` words at `row`.
+#[inline(always)]
+pub(crate) fn prefetch_row(row: *const u32, row_words: usize) {
+    for word in (0..row_words).step_by(LINE_WORDS) {
+        prefetch_line(row.wrapping_add(word));
+    }
+    // A row that starts inside a line may end one line later than the steps above reach.
+    if row_words % LINE_WORDS != 1 {
+        prefetch_line(row.wrapping_add(row_words - 1));
+    }
+}
+
+/// Prefetches one line at word `start * unit` of `memory` for each of `starts`.
+#[inline]
+pub fn prefetch_words(memory: &[u32], starts: &[u32], unit: usize) {
+    let Some(last) = memory.len().checked_sub(1) else { return };
+    for &start in starts {
+        prefetch_line(memory.as_ptr().wrapping_add((start as usize).saturating_mul(unit).min(last)));
+    }
+}
+
+/// Prefetches all lines of the rows of `row_words` words at word `offset * unit` of `memory`; offsets outside, as
+/// the one of a missing row, ask for the last line.
+#[inline]
+pub fn prefetch_rows(memory: &[u32], unit: usize, offsets: &[u32], row_words: usize) {
+    let Some(last) = memory.len().checked_sub(row_words.max(1)) else { return };
+    for &offset in offsets {
+        let start = (offset as usize).saturating_mul(unit).min(last);
+        prefetch_row(memory.as_ptr().wrapping_add(start), row_words.max(1));
+    }
+}

@@ -1,0 +1,155 @@
+//! Sixteen lanes as one 512-bit register, tails by mask registers.
+//!
+//! Soundness: see the facade; a value of [`Avx512`] proves that the CPU has the features of [`enter`], which
+//! `exact!` relies on. Refused: `vrcp14ps`/`vrsqrt14ps` (estimates), `vcvtneps2bf16` (flushes denormals), scatter
+//! of whole vectors (wrong for repeated rows).
+
+use std::arch::x86_64::*;
+
+use super::{LaneMasks, Vector, Work, arithmetic};
+
+/// One register.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(__m512);
+
+/// Compiles `work` with these instructions.
+///
+/// # Safety
+/// The CPU has the features named below; the pointers in `work` are valid for it.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,sse4.2,pclmulqdq,popcnt,bmi1,bmi2,lzcnt")]
+pub(super) unsafe fn enter<W: Work>(work: W) -> W::Output {
+    // SAFETY: both are this function's own contract.
+    unsafe { work.run::<Avx512>() }
+}
+
+/// Register arithmetic of values that exist.
+macro_rules! exact {
+    ($expression:expr) => {{
+        // SAFETY: operands of type `Avx512` exist only where AVX-512 was detected (facade).
+        unsafe { $expression }
+    }};
+}
+
+arithmetic!(
+    Avx512,
+    |a: Avx512, b: Avx512| exact!(Avx512(_mm512_add_ps(a.0, b.0))),
+    |a: Avx512, b: Avx512| exact!(Avx512(_mm512_sub_ps(a.0, b.0))),
+    |a: Avx512, b: Avx512| exact!(Avx512(_mm512_mul_ps(a.0, b.0))),
+    |a: Avx512, b: Avx512| exact!(Avx512(_mm512_div_ps(a.0, b.0)))
+);
+
+/// The mask of the first `count <= 16` lanes.
+#[inline(always)]
+fn part(count: usize) -> __mmask16 {
+    ((1u32 << count) - 1) as __mmask16
+}
+
+impl Vector for Avx512 {
+    type Mask = __mmask16;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: the caller vouches for AVX-512.
+        Avx512(unsafe { _mm512_set1_ps(x) })
+    }
+
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: the caller vouches for AVX-512 and 16 floats; the load needs no alignment.
+        Avx512(unsafe { _mm512_loadu_ps(p) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(p: *const f32, count: usize) -> Self {
+        // SAFETY: AVX-512 and `count` floats by contract; masked-off lanes are not touched.
+        Avx512(unsafe { _mm512_maskz_loadu_ps(part(count), p) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        // SAFETY: AVX-512 by the existence of `self`; 16 floats by contract.
+        unsafe { _mm512_storeu_ps(p, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(self, p: *mut f32, count: usize) {
+        // SAFETY: as in `load_part`.
+        unsafe { _mm512_mask_storeu_ps(p, part(count), self.0) }
+    }
+
+    #[inline(always)]
+    fn like(self, x: f32) -> Self {
+        // SAFETY: AVX-512 by the existence of `self`.
+        unsafe { Self::splat(x) }
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        exact!(Avx512(_mm512_sqrt_ps(self.0)))
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        self.and(self.like(f32::from_bits(0x7fff_ffff)))
+    }
+
+    #[inline(always)]
+    fn copysign(self, sign: Self) -> Self {
+        let (magnitude, sign) = (self.abs(), sign.and(self.like(-0.0)));
+        exact!(Avx512(_mm512_or_ps(magnitude.0, sign.0)))
+    }
+
+    #[inline(always)]
+    fn and(self, other: Self) -> Self {
+        exact!(Avx512(_mm512_and_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn gt(self, other: Self) -> Self::Mask {
+        exact!(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, other.0))
+    }
+
+    #[inline(always)]
+    fn le(self, other: Self) -> Self::Mask {
+        exact!(_mm512_cmp_ps_mask::<_CMP_LE_OQ>(self.0, other.0))
+    }
+
+    #[inline(always)]
+    fn eq(self, other: Self) -> Self::Mask {
+        exact!(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(self.0, other.0))
+    }
+
+    #[inline(always)]
+    fn unordered(self, other: Self) -> Self::Mask {
+        exact!(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, other.0))
+    }
+
+    #[inline(always)]
+    fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
+        exact!(Avx512(_mm512_mask_blend_ps(mask, no.0, yes.0)))
+    }
+
+    #[inline(always)]
+    fn tree_sum(self) -> f32 {
+        exact!({
+            let eight = _mm256_add_ps(_mm512_castps512_ps256(self.0), _mm512_extractf32x8_ps::<1>(self.0));
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn match_keys(keys: *const u64, lanes: usize, stored_key: u64) -> LaneMasks {
+        // SAFETY: AVX-512 by contract; masked-off lanes are not touched and compare as false.
+        unsafe {
+            let valid = part(lanes) as __mmask8;
+            let bucket = _mm512_maskz_loadu_epi64(valid, keys.cast());
+            let key = _mm512_set1_epi64(stored_key.cast_signed());
+            LaneMasks {
+                hit: u32::from(_mm512_mask_cmpeq_epi64_mask(valid, bucket, key)),
+                empty: u32::from(_mm512_mask_testn_epi64_mask(valid, bucket, bucket)),
+            }
+        }
+    }
+}

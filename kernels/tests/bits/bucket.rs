@@ -1,0 +1,122 @@
+use std::panic::catch_unwind;
+
+use gradwire_kernels::{EMPTY_LANE, FULL, Isa, Probe, probe_bucket, probe_buckets, stored_form};
+
+use crate::isas;
+use crate::numbers::Random;
+
+/// Sixteen words: a bucket of `lanes` keys, `used` of them filled from `keys`, then words that are no keys.
+fn bucket(lanes: usize, keys: &[u64], used: u32) -> Vec<u32> {
+    let mut words = vec![0u32; 2 * lanes];
+    for lane in (0..lanes).filter(|lane| used >> lane & 1 == 1) {
+        let stored = stored_form(keys[lane]);
+        words[2 * lane] = stored as u32;
+        words[2 * lane + 1] = (stored >> 32) as u32;
+    }
+    words
+}
+
+#[test]
+fn every_filling_of_every_width_is_probed_like_a_list() {
+    let mut random = Random(1);
+    // Keys that differ in one half only, the smallest and the largest allowed.
+    let keys =
+        [0, 1, 1 << 32, u64::MAX - 1, 0xffff_ffff, 0xffff_ffff_0000_0000, random.next(), random.next()];
+    let stranger = random.next();
+    for lanes in 1..=8 {
+        for used in 0..1u32 << lanes {
+            let words = bucket(lanes, &keys, used);
+            let first_empty = (0..lanes as u32).find(|lane| used >> lane & 1 == 0);
+            for (lane, &key) in keys.iter().chain([&stranger]).enumerate() {
+                let hit = (lane < lanes && used >> lane & 1 == 1).then_some(lane as u32);
+                for isa in isas() {
+                    let probe = probe_bucket(isa, &words, lanes, stored_form(key));
+                    assert_eq!(probe, Probe { hit, empty: first_empty }, "{isa} {lanes} {used:b} {key:#x}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_follows_the_keys_is_not_probed() {
+    for isa in isas() {
+        for lanes in 1..=7 {
+            let keys = [10, 11, 12, 13, 14, 15, 16, 17];
+            // The next lane holds a key, or is zero; neither may be seen.
+            let mut words = bucket(8, &keys, 0xff);
+            assert_eq!(
+                probe_bucket(isa, &words, lanes, stored_form(keys[lanes])),
+                Probe { hit: None, empty: None }
+            );
+            words[2 * lanes..].fill(0);
+            assert_eq!(probe_bucket(isa, &words, lanes, stored_form(99)), Probe { hit: None, empty: None });
+        }
+    }
+}
+
+#[test]
+fn a_batch_answers_like_single_probes() {
+    for unit in [1, 2, 16] {
+        for lanes in 1..=8 {
+            let mut random = Random(unit as u64);
+            let stride = 16usize.div_ceil(unit) * unit;
+            let mut memory = vec![0u32; 3];
+            let mut all_keys = Vec::new();
+            for _ in 0..60 {
+                let keys: Vec<u64> = (0..lanes).map(|_| random.next()).collect();
+                let used = if random.below(3) == 0 { u32::MAX } else { random.next() as u32 };
+                let mut words = bucket(lanes, &keys, used);
+                words.resize(stride, 0xffff_ffff);
+                memory.extend(words);
+                all_keys.push(keys);
+            }
+            let memory = &memory[3..];
+            let starts: Vec<u32> = (0..67).map(|_| (random.below(60) * stride / unit) as u32).collect();
+            let keys: Vec<u64> = starts
+                .iter()
+                .map(|&start| match random.below(4) {
+                    0 => random.next() >> 1,
+                    _ => all_keys[start as usize * unit / stride][random.below(lanes)],
+                })
+                .collect();
+            for isa in isas() {
+                for len in 0..=67 {
+                    let mut hits = vec![0; len];
+                    probe_buckets(isa, memory, &starts[..len], unit, lanes, &keys[..len], &mut hits);
+                    for i in 0..len {
+                        let words = &memory[starts[i] as usize * unit..][..2 * lanes];
+                        let expected = match probe_bucket(Isa::Scalar, words, lanes, stored_form(keys[i])) {
+                            Probe { hit: Some(lane), .. } => lane,
+                            Probe { empty: Some(lane), .. } => EMPTY_LANE | lane,
+                            _ => FULL,
+                        };
+                        assert_eq!(hits[i], expected, "{isa} {lanes} {i}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bucket_past_the_end_is_refused() {
+    let memory = [0u32; 32];
+    for isa in isas() {
+        for (starts, lanes, good) in [
+            ([0, 22], 5, true),
+            ([0, 23], 5, false),
+            ([u32::MAX, 0], 5, false),
+            ([0, 16], 8, true),
+            ([0, 17], 8, false),
+            ([0, 0], 0, false),
+            ([0, 0], 9, false),
+        ] {
+            let probed =
+                catch_unwind(|| probe_buckets(isa, &memory, &starts, 1, lanes, &[1, 2], &mut [0; 2]));
+            assert_eq!(probed.is_ok(), good, "{isa} {starts:?} {lanes}");
+        }
+        assert!(catch_unwind(|| probe_bucket(isa, &memory[..9], 5, 1)).is_err());
+        assert!(catch_unwind(|| probe_bucket(isa, &memory, 9, 1)).is_err());
+    }
+}

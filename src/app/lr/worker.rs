@@ -1,0 +1,180 @@
+//! One worker of logistic regression: minibatches in flight over a session of its own.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::{LrConfig, LrError, Tally};
+use crate::app::metrics::logistic;
+use crate::app::progress::Progress;
+use crate::client::{KeyList, Pull, PullTicket, Session, SparseTable};
+use crate::data::{Examples, Minibatches};
+use crate::linalg::{Localized, Localizer};
+use crate::wire::ids::Clock;
+
+/// How far the furthest worker is, in minibatches asked for.
+///
+/// A pass deals unequal numbers of minibatches, and a staleness bound counts clocks: a worker that has no more
+/// minibatches ticks on to the furthest, or others would wait for it in vain. Each worker announces a minibatch before
+/// it asks for one; the lock that deals them orders that before any later worker sees the end. A worker whose data is
+/// in memory deals to itself, where the numbers differ by one at most, which the announcement covers.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    furthest: AtomicU64,
+}
+
+/// A worker and the memory that it uses again for each minibatch.
+pub(super) struct Worker<'a> {
+    config: &'a LrConfig,
+    pace: &'a Pace,
+    session: Session,
+    table: SparseTable,
+    localizer: Localizer,
+    /// Minibatches whose weights were asked for, oldest first.
+    flights: VecDeque<Flight>,
+    /// Memory of flights that have landed.
+    landed: Vec<Hangar>,
+    margins: Vec<f32>,
+    gradient: Vec<f32>,
+    /// Minibatches asked for since the worker began.
+    launched: u64,
+    /// Its clock: those pushed, and those skipped to keep up.
+    ticked: u64,
+}
+
+/// Memory of one minibatch.
+#[derive(Default)]
+struct Hangar {
+    examples: Examples,
+    batch: Localized,
+    weights: Vec<f32>,
+}
+
+struct Flight {
+    memory: Hangar,
+    keys: KeyList,
+    pull: PullTicket,
+}
+
+impl<'a> Worker<'a> {
+    pub(super) fn new(config: &'a LrConfig, pace: &'a Pace, session: Session, table: SparseTable) -> Self {
+        Self {
+            config,
+            pace,
+            session,
+            table,
+            localizer: Localizer::new(),
+            flights: VecDeque::new(),
+            landed: Vec::new(),
+            margins: Vec::new(),
+            gradient: Vec::new(),
+            launched: 0,
+            ticked: 0,
+        }
+    }
+
+    /// Learns from every minibatch of one pass and returns its progressive loss, when every push is replicated. Ends
+    /// early when `stop` is raised.
+    ///
+    /// The order of pulls and pushes depends on nothing but the data: `in_flight` pulls, then push and pull in turn.
+    /// Lanes keep that order, so one worker alone computes the same bits in every run.
+    pub(super) fn pass(
+        &mut self,
+        mut minibatches: Minibatches,
+        progress: &Progress,
+        stop: &AtomicBool,
+    ) -> Result<Tally, LrError> {
+        let mut tally = Tally::default();
+        // Every worker starts a pass on the clock of the furthest.
+        self.keep_up()?;
+        self.launched = self.ticked;
+        while !stop.load(Ordering::Relaxed) {
+            // Relaxed: whoever must see it is behind the lock that deals minibatches, or reads it a pass later.
+            self.pace.furthest.fetch_max(self.launched + 1, Ordering::Relaxed);
+            let mut memory = self.landed.pop().unwrap_or_default();
+            if !minibatches.next_into(&mut memory.examples)? {
+                self.landed.push(memory);
+                break;
+            }
+            self.launch(memory)?;
+            if self.flights.len() == self.config.effective_in_flight() {
+                self.land(&mut tally, progress)?;
+            }
+        }
+        while !self.flights.is_empty() {
+            self.land(&mut tally, progress)?;
+        }
+        self.keep_up()?;
+        self.session.flush()?;
+        Ok(tally)
+    }
+
+    /// Ticks to the clock of the furthest worker, where clocks are waited for.
+    fn keep_up(&mut self) -> Result<(), LrError> {
+        if self.config.staleness.is_some() {
+            while self.ticked < self.pace.furthest.load(Ordering::Relaxed) {
+                self.tick()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<(), LrError> {
+        self.session.clock()?;
+        self.ticked += 1;
+        Ok(())
+    }
+
+    /// Asks for the weights of a minibatch.
+    fn launch(&mut self, mut memory: Hangar) -> Result<(), LrError> {
+        self.localizer.localize_into(&memory.examples.rows, &mut memory.batch);
+        let keys = KeyList::new(memory.batch.keys.as_slice())?;
+        // SSP: the weights of minibatch m hold every update up to clock m - s of every live worker.
+        let at_least = self.config.staleness.and_then(|s| self.launched.checked_sub(s)).map(Clock);
+        let buffer = std::mem::take(&mut memory.weights);
+        let pull = self.table.pull_with(&keys, Pull { at_least, buffer, ..Pull::default() })?;
+        self.launched += 1;
+        self.flights.push_back(Flight { memory, keys, pull });
+        Ok(())
+    }
+
+    /// Takes the oldest minibatch's weights, learns from it and pushes its gradient.
+    fn land(&mut self, tally: &mut Tally, progress: &Progress) -> Result<(), LrError> {
+        let Some(Flight { mut memory, keys, pull }) = self.flights.pop_front() else { return Ok(()) };
+        let weights = pull.wait()?.into_values();
+        let labels = &memory.examples.labels;
+        let rows = labels.len();
+        self.margins.resize(rows, 0.0);
+        memory.batch.x.times_into(&weights, &mut self.margins);
+
+        let scale = self.config.solver.slope_scale(rows);
+        let mut loss = 0.0;
+        for (margin, label) in self.margins.iter_mut().zip(labels) {
+            let example = logistic(*margin, *label);
+            loss += example.loss;
+            *margin = example.slope * scale;
+        }
+        if !loss.is_finite() {
+            return Err(LrError::Diverged { solver: self.config.solver.name() });
+        }
+
+        self.gradient.resize(keys.len(), 0.0);
+        memory.batch.x.trans_times_into(&self.margins, &mut self.gradient);
+        let l2 = self.config.solver.lazy_l2();
+        if l2 > 0.0 {
+            for (slope, weight) in self.gradient.iter_mut().zip(&weights) {
+                *slope += l2 * weight;
+            }
+        }
+        // The ticket is dropped: a refusal comes out of the next clock or of the flush at the end.
+        self.table.push(&keys, &self.gradient)?;
+        self.tick()?;
+
+        tally.examples += rows as u64;
+        tally.loss += loss;
+        progress.add(rows as u64);
+        progress.note_loss(loss / rows as f64);
+        memory.weights = weights;
+        self.landed.push(memory);
+        Ok(())
+    }
+}

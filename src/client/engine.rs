@@ -1,0 +1,401 @@
+//! One session's machine: lanes to shards, what is queued for them, what is under way, and the turn that moves it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::control::ControlPlane;
+use super::error::Error;
+use super::flow::Flow;
+use super::plan::{KeyPlan, PlanCache};
+use super::pull_path::PullState;
+use super::push_path::{PushState, Sent};
+use super::slots::{SlotId, Slots};
+use crate::client::ask_path::AskState;
+use crate::cluster::Map;
+use crate::lane::{Event, Fabric, LaneId, WriteError};
+use crate::store::TableSchema;
+use crate::wire::ids::{Clock, PartitionId, Sequence, SessionId, ShardId};
+use crate::wire::{Header, Kind, RefusalCode};
+
+/// First wait before a lane is opened again; doubles up to [`MAX_BACKOFF`].
+const MIN_BACKOFF: Duration = Duration::from_millis(5);
+const MAX_BACKOFF: Duration = Duration::from_millis(500);
+
+/// What a session is bounded by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) deadline: Duration,
+    /// Unresolved pushes a partition.
+    pub(super) window: usize,
+    /// Bytes of values kept for unresolved pushes.
+    pub(super) window_bytes: usize,
+    /// Bytes of this side's inbox ring, and of the servers'.
+    pub(super) ring_bytes: usize,
+    /// How long a wait polls before it blocks.
+    pub(super) spin: Duration,
+}
+
+impl Limits {
+    /// Largest payload of a record: a quarter of a ring, less its header and body.
+    pub(super) fn payload_bytes(&self) -> usize {
+        (self.ring_bytes / 4).saturating_sub(crate::wire::HEADER_BYTES + 48)
+    }
+
+    /// Reply space that may be promised: half of the inbox, because credit for what was read comes back late.
+    fn reply_bytes(&self) -> usize {
+        self.ring_bytes / 2
+    }
+}
+
+/// Something to be written to a lane, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outgoing {
+    Push(PartitionId, Sequence),
+    Pull { pull: SlotId, part: u32 },
+    Ask(SlotId),
+}
+
+/// The way to one shard.
+pub(super) struct Link {
+    pub(super) shard: ShardId,
+    pub(super) lane: Option<LaneId>,
+    pub(super) queue: VecDeque<Outgoing>,
+    /// Bytes of this side's inbox that replies on their way may take.
+    pub(super) reserved: usize,
+    connect_at: Option<Instant>,
+    backoff: Duration,
+    pub(super) last_error: Option<String>,
+}
+
+/// A partition's flow and the link its head is reached by.
+pub(super) struct Route {
+    pub(super) flow: Flow<Sent>,
+    pub(super) link: usize,
+}
+
+/// Pushes of a partition that wait a little before they are sent again.
+pub(super) struct Delayed {
+    pub(super) at: Instant,
+    pub(super) partition: PartitionId,
+    pub(super) from: Sequence,
+    pub(super) until: Sequence,
+}
+
+/// What ends a session.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Failure {
+    Ended,
+    StateLost(PartitionId),
+}
+
+/// A refusal nobody holds a ticket for.
+pub(super) struct Unclaimed {
+    pub(super) table: Arc<TableSchema>,
+    pub(super) partition: PartitionId,
+    pub(super) code: RefusalCode,
+}
+
+pub(super) struct Engine<F> {
+    pub(super) session: SessionId,
+    pub(super) control: Arc<dyn ControlPlane>,
+    pub(super) map: Arc<Map>,
+    pub(super) fabric: F,
+    pub(super) limits: Limits,
+    pub(super) links: Vec<Link>,
+    pub(super) routes: Vec<Route>,
+    pub(super) pushes: Slots<PushState>,
+    pub(super) pulls: Slots<PullState>,
+    pub(super) asks: Slots<AskState>,
+    pub(super) plans: PlanCache,
+    pub(super) delayed: Vec<Delayed>,
+    pub(super) unclaimed: Option<Unclaimed>,
+    pub(super) failure: Option<Failure>,
+    pub(super) clock: Clock,
+    pub(super) staleness: Option<u64>,
+    /// Bytes of values kept for unresolved pushes.
+    pub(super) kept_bytes: usize,
+    pub(super) spare_words: Vec<Vec<u32>>,
+    pub(super) scratch: Vec<u8>,
+    pub(super) rows: Vec<f32>,
+    events: Vec<Event>,
+}
+
+impl<F: Fabric> Engine<F> {
+    pub(super) fn new(session: SessionId, control: Arc<dyn ControlPlane>, fabric: F, limits: Limits) -> Self {
+        let map = control.map();
+        let links = map
+            .shards
+            .iter()
+            .map(|shard| Link {
+                shard: shard.shard,
+                lane: None,
+                queue: VecDeque::new(),
+                reserved: 0,
+                connect_at: None,
+                backoff: MIN_BACKOFF,
+                last_error: None,
+            })
+            .collect();
+        let mut engine = Self {
+            session,
+            control,
+            map: Arc::clone(&map),
+            fabric,
+            limits,
+            links,
+            routes: Vec::new(),
+            pushes: Slots::new(),
+            pulls: Slots::new(),
+            asks: Slots::new(),
+            plans: PlanCache::new(),
+            delayed: Vec::new(),
+            unclaimed: None,
+            failure: None,
+            clock: Clock(0),
+            staleness: None,
+            kept_bytes: 0,
+            spare_words: Vec::new(),
+            scratch: Vec::new(),
+            rows: Vec::new(),
+            events: Vec::new(),
+        };
+        engine.routes = map
+            .partitions
+            .iter()
+            .map(|chain| Route {
+                flow: Flow::new(chain.epoch),
+                link: engine.link_of(chain.members.first().copied()),
+            })
+            .collect();
+        engine
+    }
+
+    fn link_of(&self, head: Option<ShardId>) -> usize {
+        let found = self.links.iter().position(|link| Some(link.shard) == head);
+        assert!(found.is_some(), "the map names only shards it lists, and every chain has a head");
+        found.unwrap_or(0)
+    }
+
+    pub(super) fn route(&mut self, partition: PartitionId) -> &mut Route {
+        &mut self.routes[partition.0 as usize]
+    }
+
+    /// One turn: takes in what came, opens what is needed, sends what fits. Never waits.
+    pub(super) fn turn(&mut self) {
+        let mut events = std::mem::take(&mut self.events);
+        self.fabric.poll(&mut events);
+        for event in events.drain(..) {
+            match event {
+                Event::Arrived(lane) => self.receive(lane),
+                Event::Down { lane, reason } => {
+                    // What came whole before still counts.
+                    self.receive(lane);
+                    self.close(lane, &reason.to_string());
+                }
+                // Entries and grants are between servers; a client reads outcomes and replies.
+                Event::Entry { .. } | Event::ReadDone { .. } => {}
+            }
+        }
+        self.events = events;
+        if !self.delayed.is_empty() {
+            self.requeue_delayed(Instant::now());
+        }
+        for link in 0..self.links.len() {
+            if !self.links[link].queue.is_empty() {
+                self.transmit(link);
+            }
+        }
+        self.fabric.flush();
+    }
+
+    fn receive(&mut self, lane: LaneId) {
+        let Some(link) = self.links.iter().position(|link| link.lane == Some(lane)) else { return };
+        while let Some(header) = self.fabric.peek(lane) {
+            let taken = match header.kind {
+                Kind::Outcome => self.on_outcome(lane, &header),
+                Kind::Retry => self.on_retry(lane, &header),
+                Kind::PullReply => self.on_pull_reply(lane, link, &header),
+                Kind::CountReply | Kind::ExportReply => self.on_answer(lane, link, &header),
+                other => Err(Error::Protocol(format!("{other:?} is not for clients"))),
+            };
+            self.fabric.consume(lane);
+            if let Err(error) = taken {
+                // A server that breaks the protocol is cut; a new lane starts over.
+                self.close(lane, &error.to_string());
+                return;
+            }
+        }
+    }
+
+    /// The payload of the peeked record, in `self.scratch`.
+    pub(super) fn take_payload(&mut self, lane: LaneId, header: &Header) {
+        self.scratch.resize(header.length as usize, 0);
+        self.fabric.copy_payload(lane, 0, &mut self.scratch);
+    }
+
+    /// Gives a lane up; what went over it is sent again on the next.
+    pub(super) fn close(&mut self, lane: LaneId, reason: &str) {
+        let Some(index) = self.links.iter().position(|link| link.lane == Some(lane)) else { return };
+        if let Err(error) = self.fabric.fence(lane) {
+            tracing::debug!(%error, "a lane was closed before it was fenced");
+        }
+        let link = &mut self.links[index];
+        link.lane = None;
+        link.reserved = 0;
+        link.last_error = Some(reason.to_owned());
+        link.connect_at = Some(Instant::now() + link.backoff);
+        link.queue.clear();
+        self.delayed.retain(|delayed| self.routes[delayed.partition.0 as usize].link != index);
+        // Everything unresolved goes again, in order, on the next lane; servers drop what they have (C3).
+        for partition in 0..self.routes.len() {
+            if self.routes[partition].link == index {
+                self.requeue_all(PartitionId(partition as u32), index);
+            }
+        }
+        self.requeue_pulls(index);
+        self.requeue_asks(index);
+    }
+
+    fn requeue_all(&mut self, partition: PartitionId, link: usize) {
+        let flow = &mut self.routes[partition.0 as usize].flow;
+        flow.rewind();
+        let first = flow.resolved().0;
+        let queue = &mut self.links[link].queue;
+        queue.extend((0..flow.unresolved() as u64).map(|i| Outgoing::Push(partition, Sequence(first + i))));
+    }
+
+    fn requeue_delayed(&mut self, now: Instant) {
+        let mut index = 0;
+        while index < self.delayed.len() {
+            if self.delayed[index].at > now {
+                index += 1;
+                continue;
+            }
+            let due = self.delayed.swap_remove(index);
+            self.requeue_front(due.partition, due.from, due.until);
+        }
+    }
+
+    /// Puts pushes back before everything that waits on their link.
+    pub(super) fn requeue_front(&mut self, partition: PartitionId, from: Sequence, until: Sequence) {
+        let link = self.routes[partition.0 as usize].link;
+        for sequence in (from.0..until.0).rev() {
+            self.links[link].queue.push_front(Outgoing::Push(partition, Sequence(sequence)));
+        }
+    }
+
+    /// The link's lane, opened if need be and possible now.
+    fn lane(&mut self, index: usize) -> Option<LaneId> {
+        let link = &self.links[index];
+        if let Some(lane) = link.lane {
+            return Some(lane);
+        }
+        if link.connect_at.is_some_and(|at| at > Instant::now()) {
+            return None;
+        }
+        let opened = self
+            .control
+            .connect(self.session, link.shard)
+            .map_err(|error| error.to_string())
+            .and_then(|end| self.fabric.adopt(end).map_err(|error| error.to_string()));
+        let link = &mut self.links[index];
+        match opened {
+            Ok(lane) => {
+                link.lane = Some(lane);
+                link.backoff = MIN_BACKOFF;
+                link.connect_at = None;
+                Some(lane)
+            }
+            Err(error) => {
+                link.last_error = Some(error);
+                link.connect_at = Some(Instant::now() + link.backoff);
+                link.backoff = (link.backoff * 2).min(MAX_BACKOFF);
+                None
+            }
+        }
+    }
+
+    /// Sends from the front of a link's queue while credit and reply space last.
+    pub(super) fn transmit(&mut self, index: usize) {
+        let Some(lane) = self.lane(index) else { return };
+        while let Some(&front) = self.links[index].queue.front() {
+            let moved = match front {
+                Outgoing::Push(partition, sequence) => self.transmit_pushes(index, lane, partition, sequence),
+                Outgoing::Pull { pull, part } => self.transmit_pull(index, lane, pull, part),
+                Outgoing::Ask(ask) => self.transmit_ask(index, lane, ask),
+            };
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// Writes records and reserves their reply space; false when that must wait, or the lane is down.
+    pub(super) fn write(&mut self, index: usize, lane: LaneId, parts: &[&[u8]], reply_bytes: usize) -> bool {
+        let link = &mut self.links[index];
+        // A reply larger than the space ever is goes alone.
+        if link.reserved > 0 && link.reserved + reply_bytes > self.limits.reply_bytes() {
+            return false;
+        }
+        match self.fabric.write(lane, parts, true) {
+            Ok(()) => {
+                link.reserved += reply_bytes;
+                true
+            }
+            // Down comes as an event, with its reason.
+            Err(WriteError::Full | WriteError::Down) => false,
+            Err(WriteError::TooLarge { limit }) => {
+                link.last_error =
+                    Some(format!("a record is larger than the {limit} bytes that the lane takes"));
+                false
+            }
+        }
+    }
+
+    pub(super) fn release(&mut self, index: usize, reply_bytes: usize) {
+        let link = &mut self.links[index];
+        link.reserved = link.reserved.saturating_sub(reply_bytes);
+    }
+
+    /// Why nothing moves, for a deadline's error.
+    pub(super) fn cause(&self) -> Option<String> {
+        self.links.iter().filter(|link| link.lane.is_none()).find_map(|link| link.last_error.clone())
+    }
+
+    /// When the next thing is due without anything coming in.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let delayed = self.delayed.iter().map(|delayed| delayed.at).min();
+        let connects =
+            self.links.iter().filter(|link| !link.queue.is_empty()).filter_map(|link| link.connect_at).min();
+        [delayed, connects].into_iter().flatten().min()
+    }
+
+    pub(super) fn check_alive(&self) -> Result<(), Error> {
+        match self.failure {
+            None => Ok(()),
+            Some(Failure::Ended) => Err(Error::Ended(self.session.0)),
+            Some(Failure::StateLost(partition)) => Err(Error::StateLost { partition }),
+        }
+    }
+
+    pub(super) fn plan(
+        &mut self,
+        table: crate::wire::ids::TableId,
+        schema: &TableSchema,
+        keys: &[u64],
+        identity: Option<u64>,
+        key_bytes: usize,
+    ) -> Result<Arc<KeyPlan>, Error> {
+        let limit = self.limits.payload_bytes();
+        let part_keys = limit / key_bytes;
+        if part_keys == 0 {
+            return Err(Error::RowTooLarge {
+                row_bytes: key_bytes,
+                limit,
+                needed: (key_bytes + 128).next_power_of_two() * 4,
+            });
+        }
+        Ok(self.plans.plan(table, schema, keys, identity, part_keys))
+    }
+}

@@ -1,0 +1,73 @@
+//! Lanes that die under way: nothing acknowledged is lost, nothing is applied twice.
+
+use std::time::Duration;
+
+use super::{Cluster, ClusterConfig, FabricChoice, KeyList, Session};
+use crate::Add;
+
+impl Session {
+    /// Closes every lane of this session, as a cut cable would; what is under way stays under way.
+    fn cut_lanes(&self) {
+        let mut engine = self.shared.engine();
+        let lanes: Vec<_> = engine.links.iter().filter_map(|link| link.lane).collect();
+        for lane in lanes {
+            engine.close(lane, "cut by a test");
+        }
+    }
+}
+
+fn sums_are_exact_when_lanes_are_cut(fabric: FabricChoice) {
+    let config = ClusterConfig {
+        fabric,
+        ring_bytes: 64 << 10,
+        deadline: Duration::from_secs(60),
+        ..Default::default()
+    };
+    let cluster = Cluster::embedded(config).unwrap();
+    let session = cluster.session().unwrap();
+    let table = session.sparse("counts", 1, Add).unwrap();
+    let lists: Vec<KeyList> = (0..5u64)
+        .map(|list| KeyList::new((0..400).map(|key| key * 5 + list).collect::<Vec<u64>>()).unwrap())
+        .collect();
+    let mut random = 88172645463325252u64;
+    let mut expected = [0.0f32; 5];
+    let mut pulls = Vec::new();
+    for round in 0..600 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let list = (random % 5) as usize;
+        table.push(&lists[list], &[1.0; 400]).unwrap();
+        expected[list] += 1.0;
+        if random % 7 == 0 {
+            pulls.push((list, expected[list], table.pull(&lists[list]).unwrap()));
+        }
+        if random % 23 == 0 {
+            session.cut_lanes();
+        }
+        if round % 100 == 99 {
+            for (list, at_least, pull) in pulls.drain(..) {
+                let rows = pull.wait().unwrap();
+                assert!(
+                    rows.iter().all(|value| *value >= at_least && *value <= expected[list]),
+                    "round {round}"
+                );
+            }
+        }
+    }
+    session.flush().unwrap();
+    for (list, expected) in lists.iter().zip(expected) {
+        let rows = table.pull(list).unwrap().wait().unwrap();
+        assert!(rows.iter().all(|value| *value == expected));
+    }
+}
+
+#[test]
+fn every_push_counts_once_when_shm_lanes_are_cut() {
+    sums_are_exact_when_lanes_are_cut(FabricChoice::Shm);
+}
+
+#[test]
+fn every_push_counts_once_when_tcp_lanes_are_cut() {
+    sums_are_exact_when_lanes_are_cut(FabricChoice::Tcp);
+}

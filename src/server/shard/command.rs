@@ -1,0 +1,163 @@
+//! What the control plane asks of a shard, and the shard's answers.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, TryRecvError};
+
+use super::{Shard, settle};
+use crate::chain::{ControlEntry, Verdict};
+use crate::cluster::{PartitionStatus, ShardStatus, encode_schema};
+use crate::lane::{AdoptError, Fabric, LaneEnd};
+use crate::store::{TableError, TableSchema};
+use crate::wire::ids::{SessionId, TableId};
+
+/// One request; the answer goes to `reply`, and nobody is missed who has stopped waiting for it.
+pub(crate) enum Command {
+    /// Own this end of a lane.
+    Adopt {
+        end: LaneEnd,
+        reply: Sender<Result<(), AdoptError>>,
+    },
+    /// Make a table's partitions here, empty.
+    CreateTable {
+        table: TableId,
+        schema: Arc<TableSchema>,
+        reply: Sender<Result<(), TableError>>,
+    },
+    /// Drop them.
+    DropTable {
+        table: TableId,
+        reply: Sender<()>,
+    },
+    /// A session begins in every partition here.
+    BeginSession {
+        session: SessionId,
+        reply: Sender<()>,
+    },
+    /// A session ends; its id is refused from now on (C3).
+    EndSession {
+        session: SessionId,
+        reply: Sender<()>,
+    },
+    /// Say how things stand.
+    Status {
+        reply: Sender<Report>,
+    },
+    /// End the thread.
+    Stop,
+    /// End it by a bug, to see what callers are told.
+    #[cfg(test)]
+    Fail,
+}
+
+/// How a shard stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) shard: ShardStatus,
+    pub(crate) partitions: Vec<PartitionStatus>,
+    pub(crate) tables: Vec<(TableId, u64)>,
+}
+
+impl<F: Fabric> Shard<F> {
+    /// Carries out what the mailbox holds. Gives whether there was anything, and whether to stop.
+    pub(super) fn control(&mut self) -> (bool, bool) {
+        let mut any = false;
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return (any, true),
+                Ok(command) => self.carry_out(command),
+                Err(TryRecvError::Empty) => return (any, false),
+            }
+            any = true;
+        }
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        // A caller that gave up waiting has dropped its receiver; there is nobody to tell.
+        match command {
+            Command::Adopt { end, reply } => drop(reply.send(self.adopt(end))),
+            Command::CreateTable { table, schema, reply } => drop(reply.send(self.create_table(table, &schema))),
+            Command::DropTable { table, reply } => {
+                if self.rows.drop_table(table) {
+                    self.order_everywhere(ControlEntry::TableDropped { table });
+                }
+                drop(reply.send(()));
+            }
+            Command::BeginSession { session, reply } => {
+                self.sessions.entry(session).or_insert(None);
+                self.order_everywhere(ControlEntry::ClientBegan { session, worker: true });
+                drop(reply.send(()));
+            }
+            Command::EndSession { session, reply } => {
+                self.sessions.remove(&session);
+                self.rows.end_session(session);
+                self.order_everywhere(ControlEntry::ClientEnded { session });
+                drop(reply.send(()));
+            }
+            Command::Status { reply } => drop(reply.send(self.report())),
+            Command::Stop => unreachable!("stop is seen before it is carried out"),
+            #[cfg(test)]
+            Command::Fail => panic!("shard {} was told to fail", self.shard),
+        }
+    }
+
+    fn create_table(&mut self, table: TableId, schema: &TableSchema) -> Result<(), TableError> {
+        self.rows.create_table(table, schema)?;
+        let encoded = encode_schema(schema);
+        self.order_everywhere(ControlEntry::TableCreated { table, schema: &encoded });
+        Ok(())
+    }
+
+    /// Puts an event into the log of every partition here. It has been applied.
+    fn order_everywhere(&mut self, event: ControlEntry<'_>) {
+        for place in 0..self.held.len() {
+            let held = &mut self.held[place];
+            // With the log settled a chain of one has room for any event.
+            settle(held);
+            let verdict = held.replica.control(event);
+            assert!(
+                matches!(verdict, Verdict::Ordered | Verdict::Duplicate | Verdict::Ended),
+                "partition {}: an event found no place in the order: {verdict:?}",
+                held.partition
+            );
+            settle(held);
+            self.touch(place);
+        }
+    }
+
+    fn report(&self) -> Report {
+        let counts = &self.counts;
+        let shard = ShardStatus {
+            shard: self.shard,
+            bytes_used: self.rows.bytes_used(),
+            lanes: self.lanes.len() as u64,
+            records: counts.records,
+            pushes: counts.pushes,
+            refused: counts.refused,
+            retries: counts.retries,
+            pulls: counts.pulls,
+            parked: self.parked.len() as u64,
+            turns: counts.turns,
+            idle_waits: counts.idle_waits,
+            cut_lanes: counts.cut_lanes,
+            cpu_ns: thread_cpu_ns(),
+        };
+        let partitions = self.held.iter().map(|held| PartitionStatus {
+            partition: held.partition,
+            shard: self.shard,
+            epoch: held.replica.epoch(),
+            lsn: held.replica.lsn(),
+            acked_lsn: held.replica.acked_lsn(),
+            rows: self.rows.rows_of_partition(held.partition),
+            log_bytes: held.replica.log_bytes() as u64,
+            sessions: held.replica.sessions().count() as u64,
+        });
+        Report { shard, partitions: partitions.collect(), tables: self.rows.rows_of_tables() }
+    }
+}
+
+/// CPU time of the calling thread as the kernel's scheduler counts it; none where the kernel does not say.
+fn thread_cpu_ns() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_ascii_whitespace().next()?.parse().ok()
+}
