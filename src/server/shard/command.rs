@@ -75,26 +75,32 @@ impl<F: Fabric> Shard<F> {
     fn carry_out(&mut self, command: Command) {
         // A caller that gave up waiting has dropped its receiver; there is nobody to tell.
         match command {
-            Command::Adopt { end, reply } => drop(reply.send(self.adopt(end))),
-            Command::CreateTable { table, schema, reply } => drop(reply.send(self.create_table(table, &schema))),
+            Command::Adopt { end, reply } => {
+                reply.send(self.adopt(end)).ok();
+            }
+            Command::CreateTable { table, schema, reply } => {
+                reply.send(self.create_table(table, &schema)).ok();
+            }
             Command::DropTable { table, reply } => {
                 if self.rows.drop_table(table) {
                     self.order_everywhere(ControlEntry::TableDropped { table });
                 }
-                drop(reply.send(()));
+                reply.send(()).ok();
             }
             Command::BeginSession { session, reply } => {
                 self.sessions.entry(session).or_insert(None);
                 self.order_everywhere(ControlEntry::ClientBegan { session, worker: true });
-                drop(reply.send(()));
+                reply.send(()).ok();
             }
             Command::EndSession { session, reply } => {
                 self.sessions.remove(&session);
                 self.rows.end_session(session);
                 self.order_everywhere(ControlEntry::ClientEnded { session });
-                drop(reply.send(()));
+                reply.send(()).ok();
             }
-            Command::Status { reply } => drop(reply.send(self.report())),
+            Command::Status { reply } => {
+                reply.send(self.report()).ok();
+            }
             Command::Stop => unreachable!("stop is seen before it is carried out"),
             #[cfg(test)]
             Command::Fail => panic!("shard {} was told to fail", self.shard),
