@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
-use super::super::testing::{Pieces, drain, message, read};
-use super::super::{Format, Stream};
+use crate::data::testing::{Pieces, drain, message, read};
+use crate::data::{Format, Stream};
 use super::*;
 
 fn spec() -> FeatureSpec {

@@ -1,4 +1,4 @@
-use super::super::testing::{TempFile, gzip, watched};
+use crate::data::testing::{TempFile, gzip, watched};
 use super::*;
 
 /// `rows` rows, row `i` with the one key `first + i`.
