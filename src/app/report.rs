@@ -128,12 +128,12 @@ pub struct BenchReport {
     pub keys_per_s: f64,
     /// Keys and values a second, 8 bytes a key and 4 a value, whatever travelled for them.
     pub bytes_per_s: f64,
-    /// Median time from request to answer.
-    pub p50_us: f64,
+    /// Median time from request to answer; null where there are no requests.
+    pub p50_us: Option<f64>,
     /// 99 of 100 requests were faster.
-    pub p99_us: f64,
+    pub p99_us: Option<f64>,
     /// 999 of 1,000 requests were faster.
-    pub p999_us: f64,
+    pub p999_us: Option<f64>,
     /// What was measured: the flags of the run.
     pub workload: serde_json::Value,
 }

@@ -49,8 +49,6 @@ pub struct ClusterConfig {
     pub spin: Duration,
     /// Whether server threads are pinned to cores.
     pub pin: bool,
-    /// Seed of what a cluster draws: its id and its hash seeds. The same seed gives the same rows.
-    pub seed: u64,
 }
 
 impl Default for ClusterConfig {
@@ -65,7 +63,6 @@ impl Default for ClusterConfig {
             window: 64,
             spin: Duration::from_micros(30),
             pin: true,
-            seed: 0,
         }
     }
 }

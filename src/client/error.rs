@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::control::ControlError;
 use super::keys::KeysError;
-use crate::lane::{AdoptError, SetupError};
+use crate::lane::AdoptError;
 use crate::wire::ids::PartitionId;
 use crate::wire::{PullStatus, RefusalCode};
 
@@ -84,7 +84,7 @@ pub enum Error {
     },
     /// The machine could not give this thread its port.
     #[error(transparent)]
-    Port(#[from] SetupError),
+    Port(#[from] gradwire_ffi::MachineError),
     /// The machine could not take a new lane.
     #[error(transparent)]
     Lane(#[from] AdoptError),

@@ -12,6 +12,12 @@ pub fn flights_spec() -> Result<FeatureSpec, DataError> {
         .cross("carrier:flight,origin:dest,carrier:dest,dest:hour,month:day"))
 }
 
+/// The flights as zstd-compressed csv with a header, for who wants the text.
+#[must_use]
+pub fn flights_csv() -> &'static [u8] {
+    FLIGHTS
+}
+
 /// The flights as (training set, test set); the test set is every tenth row from the first.
 pub fn flights() -> Result<(Dataset, Dataset), DataError> {
     let source = Source::Memory { name: "the bundled flights", bytes: FLIGHTS };

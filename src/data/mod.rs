@@ -34,7 +34,7 @@ mod training;
 pub use dataset::Dataset;
 pub use error::DataError;
 pub use examples::Examples;
-pub use flights::{flights, flights_spec};
+pub use flights::{flights, flights_csv, flights_spec};
 pub use label::{Comparison, LabelExpr, LabelTest, Operand};
 pub use source::Source;
 pub use spec::FeatureSpec;

@@ -244,9 +244,8 @@ mod tests {
                     }
                     1 if fits => { outbox.append(&[&bytes]); written.push((at as u8, *length)); }
                     2 if fits => {
-                        outbox.send_with(&mut script, socket.as_fd(), &[&bytes[..90], &bytes[90.min(bytes.len())..]][..]
-                            .iter().copied().filter(|_| bytes.len() > 90).collect::<Vec<_>>());
-                        if bytes.len() > 90 { written.push((at as u8, *length)); }
+                        outbox.send_with(&mut script, socket.as_fd(), &[&bytes[..84], &bytes[84..]]);
+                        written.push((at as u8, *length));
                     }
                     _ => { outbox.send(&mut script, socket.as_fd()); }
                 }

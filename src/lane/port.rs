@@ -13,7 +13,6 @@ use gradwire_ffi::event::{EventFd, Ready};
 use gradwire_ffi::sync::{WakeFlag, order_before_doorbells};
 
 use super::driver::{Driver, EpollDriver};
-use super::grant::announce_release;
 use super::measure::measure;
 use super::shm_lane::ShmLane;
 use super::tcp_lane::TcpLane;
@@ -446,11 +445,7 @@ impl Fabric for Port {
 
     fn release_grant(&mut self, lane: LaneId, grant: GrantId) {
         match self.lane_mut(lane) {
-            Some(Lane::Shm(lane)) => {
-                if lane.grants.release(grant) {
-                    announce_release(&lane.end.socket, grant);
-                }
-            }
+            Some(Lane::Shm(lane)) => lane.release_grant(grant),
             Some(Lane::Tcp(lane)) => {
                 lane.grants.release(grant);
             }

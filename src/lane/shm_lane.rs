@@ -10,7 +10,7 @@ use gradwire_ffi::sync::{Arm, ReceiverLine, SenderLine, StateSlot, Tally};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::credit::{Allowance, Intake, limit_of};
-use super::grant::{Grants, PeerMaps};
+use super::grant::{Grants, PeerMaps, announce_release};
 use super::measure::Measure;
 use super::shm::{DIRTY_WORDS, ShmEnd};
 use super::state::STATE_ENTRIES;
@@ -376,6 +376,12 @@ impl ShmLane {
         self.check_piece(from, from_offset, bytes)?;
         self.grants.check(into, into_offset, bytes)?;
         self.peer_maps.read(&self.grants, from, from_offset, into, into_offset, bytes)
+    }
+
+    pub(super) fn release_grant(&mut self, grant: GrantId) {
+        if self.grants.release(grant) {
+            announce_release(&self.end.socket, grant);
+        }
     }
 
     fn check_piece(&mut self, grant: PeerGrant, offset: usize, bytes: usize) -> Result<(), PlaceError> {

@@ -179,7 +179,7 @@ impl TcpLane {
     /// Sends what is due.
     #[inline]
     pub(super) fn flush(&mut self, driver: &mut dyn Driver) {
-        if self.blocked || self.down || !self.has_due() {
+        if self.blocked || self.down || self.fault.is_some() || !self.has_due() {
             return;
         }
         self.send_due(driver);
@@ -366,7 +366,10 @@ impl TcpLane {
         while let Some(job) = self.reads.first().copied() {
             let piece = match self.grants.on_read(job.grant, job.offset, job.bytes) {
                 Ok(piece) => piece.unwrap_or(&[]).to_vec(),
-                Err(reason) => return self.fail(reason),
+                Err(reason) => {
+                    self.reads.clear();
+                    return self.fail(reason);
+                }
             };
             let header = Header {
                 request: RequestId(job.into),

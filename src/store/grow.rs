@@ -9,7 +9,7 @@
 use super::blocks::Blocks;
 use super::budget::{Budget, Short};
 use super::index::{Index, set_stored_key, stored_key};
-use super::segment::{Class, MAX_PAGES, Segment};
+use super::segment::{Class, MAX_PAGES, Segment, Spread};
 use super::shape::{LINE_WORDS, MAX_BUCKET_WORDS};
 
 impl Index {
@@ -39,10 +39,11 @@ impl Index {
                 let segment = self.segments[number];
                 let needed = u64::from(segment.rows) + u64::from(segment.pending);
                 if outcome.is_ok() && needed > u64::from(segment.limit) {
-                    let grown = match Class::for_rows(needed, &self.shape) {
-                        Some(class) => self.resize(number, class, blocks, budget).map(|()| false),
-                        None => self.split(number, blocks, budget).map(|()| true),
-                    };
+                    let grown =
+                        match Class::for_rows(needed, &self.shape, Spread::of(self.seed, segment.prefix)) {
+                            Some(class) => self.resize(number, class, blocks, budget).map(|()| false),
+                            None => self.split(number, blocks, budget).map(|()| true),
+                        };
                     outcome = outcome.and_then(|again| grown.map(|split| again | split));
                 }
                 self.segments[number].pending = 0;
@@ -61,7 +62,7 @@ impl Index {
             return;
         }
         let with_room = u64::from(segment.rows) + u64::from(segment.rows / 4) + 1;
-        if let Some(class) = Class::for_rows(with_room, &self.shape)
+        if let Some(class) = Class::for_rows(with_room, &self.shape, Spread::of(self.seed, segment.prefix))
             && class.buckets() < segment.buckets
         {
             // A budget that has no room for the copy keeps the segment as it is.
@@ -128,14 +129,15 @@ impl Index {
     ) -> Result<[Segment; 2], Short> {
         let mut rows = [0_u64; 2];
         self.for_each(old, blocks.arena.words(), |_, _, hash| rows[side(hash, old)] += 1);
-        let class = |rows: u64| {
-            // 15 % above what is there: an even split of a full segment then lands on five pages, not four full ones.
-            let class = Class::for_rows(rows + rows * 15 / 100, &self.shape);
-            class.unwrap_or(old.class())
+        // A tenth above what is there, or the halves would grow again at once. Where even that is more than one segment
+        // may hold (all keys on one side, a low limit), the largest: the next round splits it.
+        let class = |rows: u64, prefix| {
+            let class = Class::for_rows(rows + rows / 10, &self.shape, Spread::of(self.seed, prefix));
+            class.unwrap_or(Class::largest(&self.shape))
         };
-        let depth = u32::from(old.depth) + 1;
-        let low = self.take_segment(class(rows[0]), (2 * old.prefix, depth), blocks, budget)?;
-        match self.take_segment(class(rows[1]), (2 * old.prefix + 1, depth), blocks, budget) {
+        let (depth, low, high) = (u32::from(old.depth) + 1, 2 * old.prefix, 2 * old.prefix + 1);
+        let low = self.take_segment(class(rows[0], low), (low, depth), blocks, budget)?;
+        match self.take_segment(class(rows[1], high), (high, depth), blocks, budget) {
             Ok(high) => Ok([low, high]),
             Err(short) => {
                 self.give_segment(&low, blocks, budget);
@@ -203,7 +205,7 @@ impl Index {
     pub(super) fn take_segment(
         &self,
         class: Class,
-        (prefix, depth): (u32, u32),
+        hashes: (u32, u32),
         blocks: &mut Blocks,
         budget: &mut Budget,
     ) -> Result<Segment, Short> {
@@ -224,7 +226,8 @@ impl Index {
             let first = *line as usize * LINE_WORDS;
             blocks.arena.words_mut()[first..first + (LINE_WORDS << order)].fill(0);
         }
-        Ok(Segment::new(class, pages, prefix, depth, &self.shape))
+        let limit = class.limit(&self.shape, Spread::of(self.seed, hashes.0));
+        Ok(Segment::new(class, pages, hashes, limit))
     }
 
     pub(super) fn give_segment(&self, segment: &Segment, blocks: &mut Blocks, budget: &mut Budget) {

@@ -8,7 +8,7 @@
 //! The hash is seeded apart from the one that made the partition, else all keys here would share bits.
 //! Growth is in `grow.rs`, batches of lookups in `resolve_datapath.rs`, both on the type of this file.
 
-use gradwire_kernels::{self as kernels, Isa};
+use gradwire_kernels as kernels;
 
 use super::blocks::Blocks;
 use super::budget::{Budget, Short};
@@ -125,24 +125,27 @@ impl Index {
         if self.shape.inline { word as u32 } else { memory[word] }
     }
 
-    /// Finds a key: `Ok` where it is, `Err` where it would go.
-    pub(super) fn find(&self, isa: Isa, memory: &[u32], key: u64, hash: u64) -> Result<Place, Place> {
+    /// Finds one key: `Ok` where it is, `Err` where it would go. Plain comparisons: for one bucket of at most five keys
+    /// the choice of an instruction set costs more than it saves.
+    pub(super) fn find(&self, memory: &[u32], key: u64, hash: u64) -> Result<Place, Place> {
         let number = self.segment_of(hash);
         let segment = &self.segments[number];
         let mut bucket = segment.home(hash);
         let mut visited = 0;
         loop {
             let word = segment.word(bucket, &self.shape);
-            let probe = kernels::probe_bucket(
-                isa,
-                &memory[word..word + self.shape.bucket_words()],
-                self.shape.lanes,
-                !key,
-            );
-            if let Some(lane) = probe.hit.map(|lane| lane as usize) {
-                return Ok(Place { segment: number, bucket, lane });
+            let keys = &memory[word..word + 2 * self.shape.lanes];
+            let mut free = None;
+            for lane in 0..self.shape.lanes {
+                let stored = stored_key(keys, lane);
+                if stored == !key {
+                    return Ok(Place { segment: number, bucket, lane });
+                }
+                if stored == 0 && free.is_none() {
+                    free = Some(lane);
+                }
             }
-            if let Some(lane) = probe.empty.map(|lane| lane as usize) {
+            if let Some(lane) = free {
                 return Err(Place { segment: number, bucket, lane });
             }
             visited += 1;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gradwire_kernels::Isa;
+use gradwire_kernels::{Isa, hash_key};
 
 use super::blocks::Blocks;
 use super::budget::{Budget, Short};
@@ -78,8 +78,11 @@ impl Table {
         }
         match &mut self.rows {
             Rows::Sparse { blocks, partitions } => {
-                // Apart for every partition: a flood found for one is none for the next.
-                let seed = (index_seed, (u64::from(table.0) << 32) | u64::from(partition.0));
+                // Apart for every partition: a flood found for one is none for the next. Mixed, so that no choice of
+                // table seeds brings it near the hash that made the partition.
+                let place = (u64::from(table.0) << 32) | u64::from(partition.0);
+                let first = hash_key((index_seed, 0), place);
+                let seed = (first, hash_key((first, index_seed), place));
                 let made = SparsePartition::new(self.shape, seed, index::MAX_DEPTH, blocks, budget);
                 let made = made.map_err(|short| match short {
                     Short::Budget(needed) | Short::Arena(needed) => {
@@ -233,7 +236,7 @@ impl Table {
             return Err(Refusal::Dense { table });
         };
         let sparse = partitions.get_mut(&partition).ok_or(unknown)?;
-        Ok(sparse.erase(&self.maker, keys, blocks, budget))
+        Ok(sparse.erase(keys, blocks, budget))
     }
 
     /// Copies rows out, about `max_rows`, from a cursor on; gives the next cursor.

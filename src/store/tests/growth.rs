@@ -14,7 +14,7 @@ fn a_key_of_sixteen_bytes_costs_26_on_average_and_never_32_through_growth() {
     let schema = TableSchema { partitions: 4, ..sparse(1, FTRL) };
     let mut store = Store::new(StoreConfig::new(1 << 30, 7));
     store.create_table(TABLE, schema.clone(), &partitions).expect("a table");
-    let (mut keys_in, mut shares, mut sum, mut worst) = (0_u64, 0_u64, 0.0, 0.0_f64);
+    let (mut keys_in, mut shares, mut sum, mut worst, mut most_rebuilt) = (0_u64, 0_u64, 0.0, 0.0_f64, 0);
     let mut random = Random(1);
     let mut parts = vec![Vec::new(); 4];
     while keys_in < 1_000_000 {
@@ -23,11 +23,14 @@ fn a_key_of_sixteen_bytes_costs_26_on_average_and_never_32_through_growth() {
             parts[schema.partition_of(key).0 as usize].push(key);
         }
         for (partition, keys) in partitions.iter().zip(&parts) {
+            let before = store.generation(TABLE, *partition).expect("the partition");
             store.push(TABLE, *partition, keys, &vec![0.5; keys.len()]).expect("a push");
+            let rebuilt = store.generation(TABLE, *partition).expect("the partition") - before;
             keys_in += keys.len() as u64;
             if keys_in < 200_000 {
                 continue;
             }
+            most_rebuilt = most_rebuilt.max(rebuilt);
             let bytes = store.bytes_used() as f64 / keys_in as f64;
             sum += bytes;
             worst = worst.max(bytes);
@@ -38,6 +41,8 @@ fn a_key_of_sixteen_bytes_costs_26_on_average_and_never_32_through_growth() {
         }
     }
     let mean = sum / shares as f64;
+    // A partition has some 30 segments in the end; one push must not rebuild them all.
+    assert!(most_rebuilt <= 6, "{most_rebuilt} segments in one push");
     assert!(mean <= 26.0 && worst <= 32.0, "mean {mean:.2}, worst {worst:.2} bytes a key");
 }
 
@@ -145,7 +150,7 @@ fn keys_that_no_split_can_part_are_refused_and_the_others_stay() {
             }
         };
         assert_eq!(short, Short::Depth);
-        assert!(kept.len() >= 12_000 << max_depth, "{} keys", kept.len());
+        assert!(kept.len() >= 10_000 << max_depth, "{} keys", kept.len());
         assert_eq!(flat.missing(&kept), 0);
     }
 }
@@ -163,7 +168,7 @@ fn keys_that_share_a_home_bucket_overflow_and_can_be_erased_in_any_order() {
     let mut random = Random(6);
     while !left.is_empty() {
         let key = left.swap_remove((random.next() % left.len() as u64) as usize);
-        let erased = flat.partition.erase(&flat.maker, &[key], &mut flat.blocks, &mut flat.budget);
+        let erased = flat.partition.erase(&[key], &mut flat.blocks, &mut flat.budget);
         assert_eq!((erased, flat.missing(&[key])), (1, 1));
         assert_eq!((flat.missing(&left), flat.missing(&others)), (0, 0));
     }
