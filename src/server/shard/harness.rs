@@ -13,8 +13,8 @@ use crate::lane::{
 use crate::store::{Init, TableKind, TableSchema};
 use crate::wire::ids::{Clock, Epoch, PartitionId, RequestId, Sequence, SessionId, ShardId, TableId};
 use crate::wire::{
-    ClockEntry, HEADER_BYTES, Header, KeyForm, Kind, NO_CLOCK, OutcomeBody, PullBody, PullReplyBody, PullStatus,
-    PushBody, PushOp, RefusalCode, RefusedEntry, RetryBody, RetryCode, key_digest, padded,
+    ClockEntry, HEADER_BYTES, Header, KeyForm, Kind, NO_CLOCK, OutcomeBody, PullBody, PullReplyBody,
+    PullStatus, PushBody, PushOp, RefusalCode, RefusedEntry, RetryBody, RetryCode, key_digest, padded,
 };
 
 /// Longest a test waits for what must come.
