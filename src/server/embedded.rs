@@ -7,10 +7,8 @@ use std::time::{Duration, Instant};
 use super::acceptor::Acceptor;
 use super::shard::{Command, ShardConfig};
 use super::thread::{ShardHandle, ShardThread, ThreadConfig};
-use crate::client::ControlPlane;
-use crate::cluster::{
-    Arrival, Barriers, Catalog, ControlError, Map, Opening, ShardInfo, Status, TableStatus,
-};
+use crate::cluster::{Arrival, Barriers, Catalog, Map, Opening, ShardInfo, Status, TableStatus};
+use crate::control::{ControlError, ControlPlane};
 use crate::lane::{FabricKind, LaneEnd, shm};
 use crate::store::TableSchema;
 use crate::wire::ids::{SessionId, ShardId, TableId};

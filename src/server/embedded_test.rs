@@ -8,8 +8,7 @@ use gradwire_kernels::{Dtype, Rule};
 use zerocopy::IntoBytes;
 
 use super::{Embedded, EmbeddedConfig};
-use crate::client::ControlPlane;
-use crate::cluster::ControlError;
+use crate::control::{ControlError, ControlPlane};
 use crate::lane::{Fabric, FabricKind, LaneId, Port};
 use crate::store::{Init, TableKind, TableSchema};
 use crate::wire::ids::{Epoch, PartitionId, RequestId, Sequence, SessionId, ShardId, TableId};
