@@ -38,9 +38,9 @@ pub mod store;
 pub mod wire;
 
 pub use client::{
-    Ack, Adagrad, Adam, Add, Assign, Cluster, ClusterConfig, DenseTable, Error, Exported, FabricChoice, Ftrl, KeyList,
-    Keys, KeysError, Max, Momentum, Nesterov, Pull, PullTicket, Push, RowAdagrad, Rows, Session, Sgd, SparseTable,
-    TableOptions, Ticket,
+    Ack, Adagrad, Adam, Add, Assign, Clock, Cluster, ClusterConfig, DenseTable, Error, Exported,
+    FabricChoice, Ftrl, KeyList, Keys, KeysError, Max, Momentum, Nesterov, Pull, PullTicket, Push,
+    RowAdagrad, Rows, Session, Sgd, SparseTable, TableOptions, Ticket,
 };
 pub use gradwire_kernels::{Dtype, Rule};
 pub use linalg::Localized;

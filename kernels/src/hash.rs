@@ -3,7 +3,7 @@
 //! Two rounds of xor-shift and odd multiplication, with a half of the seed before each: every input bit reaches the
 //! high and the low bits of the result, so both may choose places. For one seed it is a bijection: different keys
 //! never share all 64 bits. The multiplications are 64-bit low products, which AVX-512 has and the compiler builds
-//! from 32-bit ones elsewhere; a folded 128-bit product is no faster in scalar code and has no vector form.
+//! from 32-bit ones elsewhere; a folded 128-bit product has no vector form.
 //! It is no cryptographic hash: what it guards (bucket overflow) has a limit of its own.
 
 use crate::isa::Isa;

@@ -5,6 +5,7 @@
 //! Notice: `tests/bits`, `rows_past_the_end_are_refused`.
 
 use crate::MISSING;
+use crate::codec::half::bf16_to_f32_bits;
 use crate::isa::Isa;
 use crate::layout::RowLayout;
 use crate::prefetch::prefetch_row;
@@ -60,6 +61,25 @@ impl<const D: usize> Work for Short<'_, D> {
         self.0.each(|row, out| {
             // SAFETY: row and output have `dim == D` words, both aligned as such.
             unsafe { *out.cast::<[u32; D]>() = *row.cast::<[u32; D]>() }
+        });
+    }
+}
+
+/// Rows of few bf16 values.
+struct ShortBf16<'a, const D: usize>(Job<'a>);
+
+impl<const D: usize> Work for ShortBf16<'_, D> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        assert!(self.0.dim == D);
+        self.0.each(|row, out| {
+            // SAFETY: the row has `dim == D` halves of words, the output as many words.
+            unsafe {
+                let halves = row.cast::<[u16; D]>().read_unaligned();
+                *out.cast::<[u32; D]>() = halves.map(bf16_to_f32_bits);
+            }
         });
     }
 }
@@ -197,6 +217,10 @@ pub fn read_rows(
             (_, Dtype::F32, 4) => run(isa, Short::<4>(job)),
             (_, Dtype::F32, 8) => run(isa, Short::<8>(job)),
             (_, Dtype::F32, _) => run(isa, Stored(job, F32)),
+            (_, Dtype::Bf16, 1) => run(isa, ShortBf16::<1>(job)),
+            (_, Dtype::Bf16, 2) => run(isa, ShortBf16::<2>(job)),
+            (_, Dtype::Bf16, 4) => run(isa, ShortBf16::<4>(job)),
+            (_, Dtype::Bf16, 8) => run(isa, ShortBf16::<8>(job)),
             (_, Dtype::Bf16, _) => run(isa, Stored(job, Bf16)),
         }
     }

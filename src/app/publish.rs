@@ -28,7 +28,9 @@ fn advice(cause: &io::Error) -> &'static str {
             "free some space or name a path on another disk; nothing was left behind"
         }
         io::ErrorKind::NotFound => "create the folder first or name a path in one that exists",
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "name a path that you may write to",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "name a path that you may write to"
+        }
         io::ErrorKind::IsADirectory => "name a file, not a folder",
         _ => "name another path and run again; nothing was left behind",
     }
@@ -141,8 +143,7 @@ mod tests {
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).unwrap();
-        let mut names: Vec<_> =
-            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }

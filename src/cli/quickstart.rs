@@ -80,11 +80,18 @@ fn print(trained: &Trained) -> io::Result<()> {
     )?;
     if let Some(score) = &trained.score {
         let auc = score.auc.unwrap_or(f64::NAN);
-        writeln!(out, "base rate    log loss {:.4}  AUC 0.5000  on {} test flights", score.base_logloss, score.examples)?;
+        writeln!(
+            out,
+            "base rate    log loss {:.4}  AUC 0.5000  on {} test flights",
+            score.base_logloss, score.examples
+        )?;
         writeln!(out, "this run     log loss {:.4}  AUC {auc:.4}", score.logloss)?;
     }
     let (loss, auc) = REFERENCE;
-    writeln!(out, "reference    log loss {loss:.4}  AUC {auc:.4}  (one pass, one example at a time, one thread)")?;
+    writeln!(
+        out,
+        "reference    log loss {loss:.4}  AUC {auc:.4}  (one pass, one example at a time, one thread)"
+    )?;
     writeln!(out, "rate         {:.0} examples/s, {:.2} s", report.examples_per_s, report.seconds)?;
     let program = std::env::args().next().unwrap_or_else(|| "gradwire".to_owned());
     writeln!(out, "\nNext, in this order:")?;

@@ -18,7 +18,8 @@ pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
         return Err(Failure::usage("standard input can be read once; give --epochs 1, or a file"));
     }
     let tests = args.test.as_deref().map(Source::list).transpose()?;
-    if tests.as_ref().is_some_and(|tests| tests.contains(&Source::Stdin)) && sources.contains(&Source::Stdin) {
+    if tests.as_ref().is_some_and(|tests| tests.contains(&Source::Stdin)) && sources.contains(&Source::Stdin)
+    {
         return Err(Failure::usage("standard input is the training data; give a file to --test"));
     }
     probe_all([args.model_out.as_deref(), args.report.as_deref()])?;

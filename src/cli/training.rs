@@ -59,7 +59,6 @@ impl Run {
         progress.begin("export", "rows", None);
         let model = lr::export(&cluster, &self.config.solver, self.features.clone())?;
         let report = self.report(&passes, trained_in, score.as_ref(), &model, cluster.fabric());
-        cluster.shutdown();
         Ok(Trained { model, score, report })
     }
 
@@ -119,7 +118,10 @@ impl Trained {
         writeln!(out, "rate         {:.0} examples/s, {:.2} s", report.examples_per_s, report.seconds)?;
         writeln!(out, "weights      {} not zero", report.nonzeros)?;
         if let Some(loss) = report.train_logloss {
-            writeln!(out, "train loss   {loss:.4} (last pass, each example scored before it was learnt from)")?;
+            writeln!(
+                out,
+                "train loss   {loss:.4} (last pass, each example scored before it was learnt from)"
+            )?;
         }
         if let Some(score) = &self.score {
             writeln!(

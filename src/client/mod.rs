@@ -29,6 +29,7 @@ mod slots;
 mod table;
 mod ticket;
 
+pub use crate::wire::ids::Clock;
 pub use cluster::{Cluster, ClusterConfig, FabricChoice};
 pub use control::{ControlError, ControlPlane};
 pub use error::Error;

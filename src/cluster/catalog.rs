@@ -32,7 +32,9 @@ pub enum CatalogError {
     #[error(transparent)]
     Schema(#[from] SchemaError),
     /// Tables and the cluster are divided alike.
-    #[error("table {name:?} asks for {asked} partitions, the cluster has {cluster}; use the cluster's number")]
+    #[error(
+        "table {name:?} asks for {asked} partitions, the cluster has {cluster}; use the cluster's number"
+    )]
     Partitions {
         /// The table.
         name: String,

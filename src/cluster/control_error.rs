@@ -14,7 +14,9 @@ use crate::wire::ids::ShardId;
 #[derive(Debug, Error)]
 pub enum ControlError {
     /// The name stands for another schema.
-    #[error("table {name:?} exists as {theirs:?}, asked for was {ours:?}; open it with its own schema, or under another name")]
+    #[error(
+        "table {name:?} exists as {theirs:?}, asked for was {ours:?}; open it with its own schema, or under another name"
+    )]
     SchemaMismatch {
         /// The table.
         name: String,

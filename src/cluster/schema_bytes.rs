@@ -174,10 +174,8 @@ mod tests {
     }
 
     fn schemas() -> impl Strategy<Value = TableSchema> {
-        let kind = prop_oneof![
-            Just(TableKind::Sparse),
-            (1u64..1 << 30).prop_map(|rows| TableKind::Dense { rows })
-        ];
+        let kind =
+            prop_oneof![Just(TableKind::Sparse), (1u64..1 << 30).prop_map(|rows| TableKind::Dense { rows })];
         let init = prop_oneof![Just(Init::Zero), Just(Init::Uniform { scale: 0.25 })];
         let dtype = prop_oneof![Just(Dtype::F32), Just(Dtype::Bf16)];
         ("[a-zé]{1,20}", kind, 1u32..100, dtype, rules(), init, any::<u64>(), 1u32..64).prop_map(

@@ -97,19 +97,14 @@ fn value(line: &[u8], at: usize, wanted: &str) -> Result<(f32, usize), LineFault
 /// The index at `at` and the offset of the colon after it.
 #[inline]
 fn index(line: &[u8], at: usize) -> Result<(u64, usize), LineFault> {
-    let mut index = 0u64;
-    let mut next = at;
-    while let Some(digit) = line.get(next).map(|byte| byte.wrapping_sub(b'0')).filter(|&digit| digit < 10) {
-        // Nineteen digits cannot overflow.
-        if next - at < 19 {
-            index = index * 10 + u64::from(digit);
-        } else {
-            index = checked_append(index, digit).ok_or_else(|| {
-                let found = shown(token(line, at));
-                (at, format!("found {found}; an index is at most 18446744073709551614"))
-            })?;
-        }
-        next += 1;
+    let (mut index, digits) = number::digits(&line[at..]);
+    let next = at + digits;
+    // Nineteen digits cannot overflow.
+    if digits > 19 {
+        index = long_index(&line[at..next]).ok_or_else(|| {
+            let found = shown(token(line, at));
+            (at, format!("found {found}; an index is at most 18446744073709551614"))
+        })?;
     }
     if next > at && line.get(next) == Some(&b':') {
         return Ok((index, next));
@@ -117,9 +112,10 @@ fn index(line: &[u8], at: usize) -> Result<(u64, usize), LineFault> {
     Err(bad_index(line, at, next))
 }
 
-/// `index * 10 + digit`, unless that is u64::MAX or more.
-fn checked_append(index: u64, digit: u8) -> Option<u64> {
-    index.checked_mul(10)?.checked_add(u64::from(digit)).filter(|&index| index < u64::MAX)
+/// The number that `digits` make, unless that is u64::MAX or more.
+fn long_index(digits: &[u8]) -> Option<u64> {
+    let append = |index: u64, &digit: &u8| index.checked_mul(10)?.checked_add(u64::from(digit - b'0'));
+    digits.iter().try_fold(0, append).filter(|&index| index < u64::MAX)
 }
 
 #[cold]

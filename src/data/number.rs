@@ -28,23 +28,17 @@ pub(super) fn scan(text: &[u8]) -> Result<(Decimal<'_>, usize), usize> {
     if matches!(text.first(), Some(b'-' | b'+')) {
         at = 1;
     }
-    let mut mantissa = 0u64;
     let first = at;
-    while let Some(digit) = digit(text, at) {
-        mantissa = mantissa.wrapping_mul(10).wrapping_add(digit);
-        at += 1;
-    }
-    let mut digits = at - first;
+    let (mut mantissa, mut digits) = digits(&text[at..]);
+    at += digits;
     let mut exponent = 0i32;
     if text.get(at) == Some(&b'.') {
-        at += 1;
-        let point = at;
-        while let Some(digit) = digit(text, at) {
-            mantissa = mantissa.wrapping_mul(10).wrapping_add(digit);
-            at += 1;
-        }
-        digits += at - point;
-        exponent = -((at - point).min(1 << 20) as i32);
+        let (fraction, length) = self::digits(&text[at + 1..]);
+        // Wraps, and is not used, when there are more than 19 digits.
+        mantissa = mantissa.wrapping_mul(10u64.wrapping_pow(length as u32)).wrapping_add(fraction);
+        at += 1 + length;
+        digits += length;
+        exponent = -(length.min(1 << 20) as i32);
     }
     if digits == 0 {
         return Err(first);
@@ -112,6 +106,45 @@ impl Decimal<'_> {
     }
 }
 
+/// The digits at the start of `text`, and how many there are. The value is right up to 19 digits; with more it has wrapped.
+#[inline]
+pub(super) fn digits(text: &[u8]) -> (u64, usize) {
+    const TENS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+    let (mut value, mut count) = (0u64, 0);
+    loop {
+        let rest = &text[count..];
+        let chunk = rest.first_chunk::<8>().copied().unwrap_or_else(|| {
+            let mut chunk = [0; 8];
+            chunk[..rest.len()].copy_from_slice(rest);
+            chunk
+        });
+        let (part, length) = eight_digits(u64::from_le_bytes(chunk));
+        value = value.wrapping_mul(TENS[length]).wrapping_add(part);
+        count += length;
+        if length < 8 {
+            return (value, count);
+        }
+    }
+}
+
+/// Up to eight digits from the lowest byte on, and how many: arithmetic instead of a branch for each byte, whose number
+/// no processor can predict.
+#[inline]
+fn eight_digits(chunk: u64) -> (u64, usize) {
+    let nibbles = chunk ^ 0x3030_3030_3030_3030;
+    // The high bit of each byte that is no digit; a carry disturbs only bytes after the first of those.
+    let others = (nibbles.wrapping_add(0x7676_7676_7676_7676) | nibbles) & 0x8080_8080_8080_8080;
+    let count = others.trailing_zeros() as usize / 8;
+    if count == 0 {
+        return (0, 0);
+    }
+    // Zeros in front make it eight digits; then pairs, fours, all.
+    let eight = nibbles << (64 - 8 * count);
+    let pairs = (eight.wrapping_mul(10) + (eight >> 8)) & 0x00FF_00FF_00FF_00FF;
+    let fours = (pairs.wrapping_mul(100) + (pairs >> 16)) & 0x0000_FFFF_0000_FFFF;
+    (fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xFFFF_FFFF, count)
+}
+
 /// A number that fills `text` but for blanks around it; `None` for anything else, infinity included.
 #[inline]
 pub(super) fn whole_f64(text: &[u8]) -> Option<f64> {
@@ -152,6 +185,24 @@ mod tests {
             for text in [value.to_string(), format!("{value:e}")] {
                 prop_assert_eq!(whole_f32(text.as_bytes()).map(f32::to_bits), Some(bits));
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn digits_are_read_in_pieces_of_eight(text in "[0-9]{0,19}", rest in "([ -/:-~].{0,9})?") {
+            let (value, count) = digits(format!("{text}{rest}").as_bytes());
+            prop_assert_eq!(count, text.len());
+            prop_assert_eq!(value, text.parse().unwrap_or(0));
+        }
+
+        #[test]
+        fn any_byte_but_a_digit_ends_the_digits(count in 0usize..20, end in any::<u8>(), after in any::<[u8; 8]>()) {
+            prop_assume!(!end.is_ascii_digit());
+            let mut text = vec![b'7'; count];
+            text.push(end);
+            text.extend(after);
+            prop_assert_eq!(digits(&text).1, count);
         }
     }
 

@@ -42,12 +42,7 @@ impl Record {
         }
         self.quoted = false;
         self.cells.clear();
-        let mut start = 0;
-        for end in memchr::memchr_iter(delimiter, line) {
-            self.cells.push(start..end);
-            start = end + 1;
-        }
-        self.cells.push(start..line.len());
+        split(line, delimiter, &mut self.cells);
         Ok(true)
     }
 
@@ -137,6 +132,35 @@ impl Record {
             }
         }
     }
+}
+
+/// The stretches between delimiters. Cells are a few bytes long: looking at eight bytes at once beats a search for each.
+#[inline]
+fn split(line: &[u8], delimiter: u8, cells: &mut Vec<Range<usize>>) {
+    const LOW: u64 = 0x7F7F_7F7F_7F7F_7F7F;
+    let pattern = u64::from_ne_bytes([delimiter; 8]);
+    let mut start = 0;
+    let mut base = 0;
+    let (chunks, tail) = line.as_chunks::<8>();
+    for chunk in chunks {
+        let differing = u64::from_le_bytes(*chunk) ^ pattern;
+        // The high bit of each byte that is zero, exactly: no carry leaves a byte.
+        let mut found = !(((differing & LOW) + LOW) | differing | LOW);
+        while found != 0 {
+            let end = base + found.trailing_zeros() as usize / 8;
+            cells.push(start..end);
+            start = end + 1;
+            found &= found - 1;
+        }
+        base += 8;
+    }
+    for (at, &byte) in tail.iter().enumerate() {
+        if byte == delimiter {
+            cells.push(start..base + at);
+            start = base + at + 1;
+        }
+    }
+    cells.push(start..line.len());
 }
 
 /// Without the `\r` of a `\r\n`.

@@ -96,7 +96,7 @@ impl Embedded {
             FabricKind::Tcp => {
                 let handles = shards.iter().map(|shard| shard.handle().clone()).collect();
                 Some(Acceptor::start(cluster_id, config.ring_bytes, config.deadline, handles)?)
-            },
+            }
         };
         for info in &mut map.shards {
             info.address = acceptor.as_ref().map(Acceptor::address);
@@ -163,8 +163,9 @@ impl Embedded {
     fn drop_everywhere(&self, table: TableId, shards: usize) -> Result<(), ControlError> {
         let mut outcome = Ok(());
         for shard in &self.shards[..shards] {
-            let dropped =
-                shard.handle().ask("dropping a table", self.config.deadline, |reply| Command::DropTable { table, reply });
+            let dropped = shard
+                .handle()
+                .ask("dropping a table", self.config.deadline, |reply| Command::DropTable { table, reply });
             outcome = outcome.and(dropped);
         }
         outcome
@@ -179,9 +180,9 @@ impl ControlPlane for Embedded {
     fn begin_session(&self) -> Result<SessionId, ControlError> {
         let session = lock(&self.catalog).begin_session();
         for shard in &self.shards {
-            let begun = shard
-                .handle()
-                .ask("beginning a session", self.config.deadline, |reply| Command::BeginSession { session, reply });
+            let begun = shard.handle().ask("beginning a session", self.config.deadline, |reply| {
+                Command::BeginSession { session, reply }
+            });
             if let Err(error) = begun {
                 self.end_session(session);
                 return Err(error);
@@ -235,7 +236,8 @@ impl ControlPlane for Embedded {
         let (ours, theirs) = shm::pair(self.config.ring_bytes)?;
         let adopted = thread
             .ask("adopting a lane", self.config.deadline, |reply| Command::Adopt { end: theirs, reply })?;
-        adopted.map_err(|error| ControlError::Machine { what: "adopting a lane", cause: error.to_string() })?;
+        adopted
+            .map_err(|error| ControlError::Machine { what: "adopting a lane", cause: error.to_string() })?;
         Ok(ours)
     }
 
@@ -245,7 +247,8 @@ impl ControlPlane for Embedded {
             self.gathered.notify_all();
             return Ok(());
         };
-        let waited = self.gathered.wait_timeout_while(barriers, deadline, |barriers| !barriers.released(name, round));
+        let waited =
+            self.gathered.wait_timeout_while(barriers, deadline, |barriers| !barriers.released(name, round));
         let (mut barriers, waited) = waited.unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
             barriers.leave(name, round);
@@ -260,8 +263,9 @@ impl ControlPlane for Embedded {
             status.tables.push(TableStatus { table, name: schema.name.clone(), rows: 0 });
         }
         for shard in &self.shards {
-            let report =
-                shard.handle().ask("a status report", self.config.deadline, |reply| Command::Status { reply })?;
+            let report = shard
+                .handle()
+                .ask("a status report", self.config.deadline, |reply| Command::Status { reply })?;
             status.shards.push(report.shard);
             status.partitions.extend(report.partitions);
             for (table, rows) in report.tables {
@@ -310,3 +314,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
+
+#[cfg(test)]
+#[path = "embedded_test.rs"]
+mod tests;

@@ -66,10 +66,12 @@ impl ShardThread {
                     .and_then(|port| Shard::new(&config, port, commands).map_err(|error| error.to_string()));
                 match made {
                     Ok(shard) => {
-                        drop(started.send(Ok(shard.waker())));
+                        started.send(Ok(shard.waker())).ok();
                         run(shard, behaviour.spin);
                     }
-                    Err(cause) => drop(started.send(Err(cause))),
+                    Err(cause) => {
+                        started.send(Err(cause)).ok();
+                    }
                 }
             })
             .map_err(|error| machine(error.to_string()))?;
@@ -122,7 +124,7 @@ impl ShardHandle {
     /// Asks the thread to end; [`ShardThread::join`] waits for it.
     pub(super) fn stop(&self) {
         // A thread that has ended already has stopped.
-        drop(self.mailbox.send(Command::Stop));
+        self.mailbox.send(Command::Stop).ok();
         self.waker.wake();
     }
 

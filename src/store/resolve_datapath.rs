@@ -48,6 +48,18 @@ impl Index {
         missing
     }
 
+    /// Asks for the home buckets of keys that are about to be inserted: a growth in between may have moved them all.
+    pub(super) fn prefetch(&self, memory: &[u32], hashes: &[u64]) {
+        let mut lines = [0; CHUNK];
+        for hashes in hashes.chunks(CHUNK) {
+            for (hash, line) in hashes.iter().zip(&mut lines) {
+                let segment = &self.segments[self.segment_of(*hash)];
+                *line = segment.line(segment.home(*hash), self.shape.lines_shift);
+            }
+            kernels::prefetch_words(memory, &lines[..hashes.len()], LINE_WORDS);
+        }
+    }
+
     /// Hashes a chunk and asks for its home buckets.
     #[inline(always)]
     fn locate(&self, isa: Isa, memory: &[u32], keys: &[u64], chunk: &mut Chunk) {

@@ -10,6 +10,9 @@ use super::row_maker::RowMaker;
 use super::shape::{MISSING, Shape};
 use super::slabs::Slabs;
 
+/// New keys whose buckets are fetched ahead of their insertion.
+const PREFETCH_KEYS: usize = 32;
+
 /// Lists that a creation needs; kept by the store so that a push does not allocate.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
@@ -91,10 +94,22 @@ impl SparsePartition {
         room?;
         let memory = blocks.arena.words_mut();
         let mut hashes = scratch.hashes.iter();
+        let mut batches = scratch.hashes.chunks(PREFETCH_KEYS);
+        let mut left = 0;
+        if let Some(first) = batches.next() {
+            self.index.prefetch(memory, first);
+        }
         for (key, slot) in keys.iter().zip(slots) {
             if *slot != MISSING {
                 continue;
             }
+            if left == 0 {
+                left = PREFETCH_KEYS;
+                if let Some(following) = batches.next() {
+                    self.index.prefetch(memory, following);
+                }
+            }
+            left -= 1;
             let Some(hash) = hashes.next() else { break };
             *slot = match self.index.find(memory, *key, *hash) {
                 // The key came twice in one list (imports may); its row was made a moment ago.

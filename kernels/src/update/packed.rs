@@ -1,9 +1,10 @@
 //! The loop for rows of 1, 2, 4 or 8 values: several rows share a vector.
 //!
-//! The planes of up to 64 values (64 rows of one, 8 rows of eight) are copied to arrays on the stack, the formula
-//! runs over these, and they are copied back. Copies of 64 values before the first vector load leave the store
-//! buffer time to drain, so loads do not wait for narrower stores. Gather and scatter instructions were refused:
-//! no faster than scalar copies for a pair of words, and a scatter loses one of two updates of a repeated row.
+//! The planes of up to 256 values (256 rows of one, 32 rows of eight) are copied to arrays on the stack, the formula
+//! runs over these, and they are copied back. A group is that large because a vector load
+//! waits for narrower stores still in the store buffer: with 64 values rows of eight were slower than one by one,
+//! with 256 a third faster (adagrad). Scatter instructions were refused: they lose one of two updates of a repeated
+//! row.
 //!
 //! Rows repeated within a group must see each other. They are found exactly, without comparing pairs: after the
 //! group is copied, each row's first word is overwritten with its number in the group; a row that no longer holds
@@ -16,7 +17,7 @@ use crate::rule::Dtype;
 use crate::vector::{LANES, Vector, Work};
 
 /// Values of a group.
-pub(crate) const GROUP: usize = 64;
+pub(crate) const GROUP: usize = 256;
 
 /// Rows this short are packed.
 pub(crate) fn is_short(dim: usize) -> bool {
@@ -51,7 +52,7 @@ impl<F: Formula> Work for Packed<'_, F> {
                     prefetch_row(job.memory.wrapping_add(next as usize * job.unit), job.row_words);
                 }
             }
-            // SAFETY: `Job` proves rows and gradients; `group.len() * dim <= 64` by the choice of `rows`.
+            // SAFETY: `Job` proves rows and gradients; `group.len() * dim <= GROUP` by the choice of `rows`.
             unsafe {
                 let gradient = job.gradients.add(done * job.dim);
                 copy_in(job, group, self.dtype, F::PLANES, &mut planes);
@@ -76,13 +77,13 @@ impl<F: Formula> Packed<'_, F> {
     /// Runs the formula over the first `values` lanes of the planes.
     ///
     /// # Safety
-    /// The CPU has the instructions of `V`; `values <= 64` floats are at `gradient`.
+    /// The CPU has the instructions of `V`; `values <= GROUP` floats are at `gradient`.
     #[inline(always)]
     unsafe fn step<V: Vector>(&self, values: usize, gradient: *const f32, planes: &mut [Plane; 2]) {
         let [first, second] = planes;
         let mut at = 0;
         while at < values {
-            // SAFETY: `at < values <= 64` and `at` is a multiple of 16, so planes have 16 floats from `at` on and
+            // SAFETY: `at < values <= GROUP` and `at` is a multiple of 16, so planes have 16 floats from `at` on and
             // the gradient `values - at`.
             unsafe {
                 let g = match values - at {
@@ -131,47 +132,58 @@ unsafe fn unmark(job: Job<'_>, group: &[u32], dtype: Dtype, planes: &[Plane; 2])
     unsafe { copy_out(job, group, dtype, 1, planes) }
 }
 
+/// Calls a copy for the dim, format and number of planes of a job, so that its loop has none of these branches.
+macro_rules! specialised {
+    ($copy:ident, $job:expr, $group:expr, $dtype:expr, $count:expr, $planes:expr) => {{
+        macro_rules! dims {
+            ($bf16:literal, $two:literal) => {
+                match $job.dim {
+                    1 => $copy::<1, $bf16, $two>($job, $group, $planes),
+                    2 => $copy::<2, $bf16, $two>($job, $group, $planes),
+                    4 => $copy::<4, $bf16, $two>($job, $group, $planes),
+                    _ => $copy::<8, $bf16, $two>($job, $group, $planes),
+                }
+            };
+        }
+        match ($dtype, $count) {
+            (Dtype::F32, 1) => dims!(false, false),
+            (Dtype::F32, _) => dims!(false, true),
+            (Dtype::Bf16, 1) => dims!(true, false),
+            (Dtype::Bf16, _) => dims!(true, true),
+        }
+    }};
+}
+
 /// Copies the rows of `group` to `planes`, bf16 values widened.
 ///
 /// # Safety
-/// The rows of `group` are rows of the job with at least `count` planes, and `group.len() * dim <= 64`.
+/// The rows of `group` are rows of the job with at least `count` planes, and `group.len() * dim <= GROUP`.
 unsafe fn copy_in(job: Job<'_>, group: &[u32], dtype: Dtype, count: usize, planes: &mut [Plane; 2]) {
     // SAFETY: the caller's contract is that of the callees.
-    unsafe {
-        match job.dim {
-            1 => copy_in_rows::<1>(job, group, dtype, count, planes),
-            2 => copy_in_rows::<2>(job, group, dtype, count, planes),
-            4 => copy_in_rows::<4>(job, group, dtype, count, planes),
-            _ => copy_in_rows::<8>(job, group, dtype, count, planes),
-        }
-    }
+    unsafe { specialised!(copy_in_rows, job, group, dtype, count, planes) }
 }
 
 /// # Safety
 /// As [`copy_in`], with `D` equal to the job's `dim`.
 #[inline(always)]
-unsafe fn copy_in_rows<const D: usize>(
+unsafe fn copy_in_rows<const D: usize, const BF16: bool, const TWO: bool>(
     job: Job<'_>,
     group: &[u32],
-    dtype: Dtype,
-    count: usize,
     planes: &mut [Plane; 2],
 ) {
     assert!(job.dim == D && group.len() * D <= GROUP);
     let [first, second] = planes;
     for (i, &offset) in group.iter().enumerate() {
-        // SAFETY: row i has its value words and, if `count` is 2, `D` words after them; `i * D + D <= 64`.
+        // SAFETY: row i has its value words and, if `TWO`, `D` words after them; `i * D + D <= GROUP`.
         unsafe {
             let row = job.memory.add(offset as usize * job.unit);
-            let to = first.as_mut_ptr().add(i * D).cast::<[f32; D]>();
-            *to = match dtype {
-                Dtype::F32 => *row.cast::<[f32; D]>(),
-                Dtype::Bf16 => {
-                    let halves = row.cast::<[u16; D]>().read_unaligned();
-                    halves.map(|half| f32::from_bits(bf16_to_f32_bits(half)))
-                }
+            *first.as_mut_ptr().add(i * D).cast::<[f32; D]>() = if BF16 {
+                let halves = row.cast::<[u16; D]>().read_unaligned();
+                halves.map(|half| f32::from_bits(bf16_to_f32_bits(half)))
+            } else {
+                *row.cast::<[f32; D]>()
             };
-            if count > 1 {
+            if TWO {
                 let state = row.add(job.second_plane).cast::<[f32; D]>();
                 *second.as_mut_ptr().add(i * D).cast::<[f32; D]>() = *state;
             }
@@ -185,24 +197,15 @@ unsafe fn copy_in_rows<const D: usize>(
 /// As [`copy_in`].
 unsafe fn copy_out(job: Job<'_>, group: &[u32], dtype: Dtype, count: usize, planes: &[Plane; 2]) {
     // SAFETY: the caller's contract is that of the callees.
-    unsafe {
-        match job.dim {
-            1 => copy_out_rows::<1>(job, group, dtype, count, planes),
-            2 => copy_out_rows::<2>(job, group, dtype, count, planes),
-            4 => copy_out_rows::<4>(job, group, dtype, count, planes),
-            _ => copy_out_rows::<8>(job, group, dtype, count, planes),
-        }
-    }
+    unsafe { specialised!(copy_out_rows, job, group, dtype, count, planes) }
 }
 
 /// # Safety
 /// As [`copy_in_rows`].
 #[inline(always)]
-unsafe fn copy_out_rows<const D: usize>(
+unsafe fn copy_out_rows<const D: usize, const BF16: bool, const TWO: bool>(
     job: Job<'_>,
     group: &[u32],
-    dtype: Dtype,
-    count: usize,
     planes: &[Plane; 2],
 ) {
     assert!(job.dim == D && group.len() * D <= GROUP);
@@ -212,14 +215,12 @@ unsafe fn copy_out_rows<const D: usize>(
         unsafe {
             let row = job.memory.add(offset as usize * job.unit);
             let from = *first.as_ptr().add(i * D).cast::<[f32; D]>();
-            match dtype {
-                Dtype::F32 => *row.cast::<[f32; D]>() = from,
-                Dtype::Bf16 => {
-                    let halves = from.map(|value| f32_to_bf16_bits(value.to_bits()));
-                    row.cast::<[u16; D]>().write_unaligned(halves);
-                }
+            if BF16 {
+                row.cast::<[u16; D]>().write_unaligned(from.map(|value| f32_to_bf16_bits(value.to_bits())));
+            } else {
+                *row.cast::<[f32; D]>() = from;
             }
-            if count > 1 {
+            if TWO {
                 *row.add(job.second_plane).cast::<[f32; D]>() =
                     *second.as_ptr().add(i * D).cast::<[f32; D]>();
             }

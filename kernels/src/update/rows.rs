@@ -1,6 +1,6 @@
 //! The loop for rows of any length: one row after another, sixteen values at a time, a masked tail.
 //!
-//! Tables exceed caches, so the rows ahead are prefetched: 16 of them (FBGEMM's figure, confirmed here), fewer when
+//! Tables exceed caches, so the rows ahead are prefetched: 16 of them (FBGEMM's figure), fewer when
 //! rows are long, since the core tracks only a few dozen lines in flight.
 
 use super::storage::Storage;

@@ -2,7 +2,7 @@
 //!
 //! Only operations of `wide` that are exact are used: `+ - * /`, `sqrt`, comparisons, selection and bit operations.
 //! Its `mul_add`, `min` and `max` are avoided (rounding and NaN rules depend on the target). Bucket probing keeps
-//! the scalar loop of the trait: SSE2 has no 64-bit comparison, and emulating one is slower.
+//! the scalar loop of the trait: SSE2 has no 64-bit comparison.
 
 use wide::f32x16;
 

@@ -53,7 +53,8 @@ pub struct LrConfig {
 impl LrConfig {
     /// A worker does not see its own pushes in flight, so the staleness bounds them too.
     fn effective_in_flight(&self) -> usize {
-        let bound = self.staleness.map_or(usize::MAX, |s| usize::try_from(s).unwrap_or(usize::MAX).saturating_add(1));
+        let bound =
+            self.staleness.map_or(usize::MAX, |s| usize::try_from(s).unwrap_or(usize::MAX).saturating_add(1));
         self.in_flight.clamp(1, bound)
     }
 }
@@ -71,7 +72,9 @@ pub enum LrError {
     #[error(transparent)]
     Keys(#[from] KeysError),
     /// The loss is no longer a number.
-    #[error("training with {solver} diverged: the loss is not finite; lower its rate, or scale large feature values")]
+    #[error(
+        "training with {solver} diverged: the loss is not finite; lower its rate, or scale large feature values"
+    )]
     Diverged {
         /// The solver.
         solver: &'static str,

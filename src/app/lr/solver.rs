@@ -96,7 +96,10 @@ impl Solver {
     pub fn check(&self) -> Result<(), SolverError> {
         let (l2, name) = (self.lazy_l2(), self.name());
         if !(l2.is_finite() && l2 >= 0.0) {
-            return Err(SolverError { solver: name, reason: format!("l2 is {l2}; give 0 or a positive number") });
+            return Err(SolverError {
+                solver: name,
+                reason: format!("l2 is {l2}; give 0 or a positive number"),
+            });
         }
         self.rule().validate().map_err(|e| SolverError { solver: name, reason: e.to_string() })
     }

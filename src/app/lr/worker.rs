@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::{LrConfig, LrError, Tally};
 use crate::app::metrics::logistic;
 use crate::app::progress::Progress;
-use crate::client::{KeyList, Pull, PullTicket, Session, SparseTable};
+use crate::client::{Clock, KeyList, Pull, PullTicket, Session, SparseTable};
 use crate::data::{Examples, Minibatches};
 use crate::linalg::{Localized, Localizer};
-use crate::wire::ids::Clock;
 
 /// How far the furthest worker is, in minibatches asked for.
 ///
@@ -32,7 +31,7 @@ pub(super) struct Worker<'a> {
     /// Minibatches whose weights were asked for, oldest first.
     flights: VecDeque<Flight>,
     /// Memory of flights that have landed.
-    landed: Vec<Hangar>,
+    landed: Vec<Minibatch>,
     margins: Vec<f32>,
     gradient: Vec<f32>,
     /// Minibatches asked for since the worker began.
@@ -43,14 +42,14 @@ pub(super) struct Worker<'a> {
 
 /// Memory of one minibatch.
 #[derive(Default)]
-struct Hangar {
+struct Minibatch {
     examples: Examples,
     batch: Localized,
     weights: Vec<f32>,
 }
 
 struct Flight {
-    memory: Hangar,
+    memory: Minibatch,
     keys: KeyList,
     pull: PullTicket,
 }
@@ -125,7 +124,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Asks for the weights of a minibatch.
-    fn launch(&mut self, mut memory: Hangar) -> Result<(), LrError> {
+    fn launch(&mut self, mut memory: Minibatch) -> Result<(), LrError> {
         self.localizer.localize_into(&memory.examples.rows, &mut memory.batch);
         let keys = KeyList::new(memory.batch.keys.as_slice())?;
         // SSP: the weights of minibatch m hold every update up to clock m - s of every live worker.

@@ -82,7 +82,9 @@ mod tests {
     fn buckets_are_contiguous_and_hold_what_they_say() {
         let mut previous = None;
         for exponent in 0..64 {
-            for value in [1_u64 << exponent, (1 << exponent) + (1 << exponent >> 1), u64::MAX >> (63 - exponent)] {
+            for value in
+                [1_u64 << exponent, (1 << exponent) + (1 << exponent >> 1), u64::MAX >> (63 - exponent)]
+            {
                 let b = bucket(value);
                 assert!(largest(b) >= value, "{value} in bucket {b}");
                 assert!(b == 0 || largest(b - 1) < value, "{value} in bucket {b}");

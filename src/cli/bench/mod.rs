@@ -41,7 +41,16 @@ pub(super) fn run(op: &BenchOp) -> Result<(), Failure> {
         BenchOp::Push(args) => traffic("push", args),
         BenchOp::Pull(args) => traffic("pull", args),
         // One key, one in flight: that is what the figure means, whatever the other flags say.
-        BenchOp::Latency(args) => traffic("latency", &BenchArgs { batch: 1, inflight: 1, report: args.report.clone(), optimizer: args.optimizer.clone(), ..*args }),
+        BenchOp::Latency(args) => traffic(
+            "latency",
+            &BenchArgs {
+                batch: 1,
+                inflight: 1,
+                report: args.report.clone(),
+                optimizer: args.optimizer.clone(),
+                ..*args
+            },
+        ),
         BenchOp::Kernels(args) => kernels::run(args),
     }
 }

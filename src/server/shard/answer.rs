@@ -8,9 +8,7 @@ use super::keys::Naming;
 use super::reply::reply_to;
 use super::{Shard, settle};
 use crate::lane::{Fabric, WriteError};
-use crate::wire::{
-    HEADER_BYTES, Header, Kind, NO_CLOCK, PullBody, PullReplyBody, PullStatus, padded,
-};
+use crate::wire::{HEADER_BYTES, Header, Kind, NO_CLOCK, PullBody, PullReplyBody, PullStatus, padded};
 
 /// Most bytes of payload in a piece (design, section 4): a reply never keeps a lane to itself for long.
 pub(super) const PIECE_BYTES: usize = 64 << 10;
@@ -69,7 +67,8 @@ impl<F: Fabric> Shard<F> {
         }
         let Answer { request, buffer, next } = answer;
         let payload = &buffer.as_bytes()[..request.length as usize];
-        let (Some(place), Some((naming, total))) = (self.place_of(request.partition), keys_of(payload)) else {
+        let (Some(place), Some((naming, total))) = (self.place_of(request.partition), keys_of(payload))
+        else {
             unreachable!("an answer is made of a checked request")
         };
         // Rows show what has been applied; with the batch closed, its number says so exactly.

@@ -14,35 +14,17 @@ use crate::wire::ids::{SessionId, TableId};
 /// One request; the answer goes to `reply`, and nobody is missed who has stopped waiting for it.
 pub(crate) enum Command {
     /// Own this end of a lane.
-    Adopt {
-        end: LaneEnd,
-        reply: Sender<Result<(), AdoptError>>,
-    },
+    Adopt { end: LaneEnd, reply: Sender<Result<(), AdoptError>> },
     /// Make a table's partitions here, empty.
-    CreateTable {
-        table: TableId,
-        schema: Arc<TableSchema>,
-        reply: Sender<Result<(), TableError>>,
-    },
+    CreateTable { table: TableId, schema: Arc<TableSchema>, reply: Sender<Result<(), TableError>> },
     /// Drop them.
-    DropTable {
-        table: TableId,
-        reply: Sender<()>,
-    },
+    DropTable { table: TableId, reply: Sender<()> },
     /// A session begins in every partition here.
-    BeginSession {
-        session: SessionId,
-        reply: Sender<()>,
-    },
+    BeginSession { session: SessionId, reply: Sender<()> },
     /// A session ends; its id is refused from now on (C3).
-    EndSession {
-        session: SessionId,
-        reply: Sender<()>,
-    },
+    EndSession { session: SessionId, reply: Sender<()> },
     /// Say how things stand.
-    Status {
-        reply: Sender<Report>,
-    },
+    Status { reply: Sender<Report> },
     /// End the thread.
     Stop,
     /// End it by a bug, to see what callers are told.
@@ -75,26 +57,32 @@ impl<F: Fabric> Shard<F> {
     fn carry_out(&mut self, command: Command) {
         // A caller that gave up waiting has dropped its receiver; there is nobody to tell.
         match command {
-            Command::Adopt { end, reply } => drop(reply.send(self.adopt(end))),
-            Command::CreateTable { table, schema, reply } => drop(reply.send(self.create_table(table, &schema))),
+            Command::Adopt { end, reply } => {
+                reply.send(self.adopt(end)).ok();
+            }
+            Command::CreateTable { table, schema, reply } => {
+                reply.send(self.create_table(table, &schema)).ok();
+            }
             Command::DropTable { table, reply } => {
                 if self.rows.drop_table(table) {
                     self.order_everywhere(ControlEntry::TableDropped { table });
                 }
-                drop(reply.send(()));
+                reply.send(()).ok();
             }
             Command::BeginSession { session, reply } => {
                 self.sessions.entry(session).or_insert(None);
                 self.order_everywhere(ControlEntry::ClientBegan { session, worker: true });
-                drop(reply.send(()));
+                reply.send(()).ok();
             }
             Command::EndSession { session, reply } => {
                 self.sessions.remove(&session);
                 self.rows.end_session(session);
                 self.order_everywhere(ControlEntry::ClientEnded { session });
-                drop(reply.send(()));
+                reply.send(()).ok();
             }
-            Command::Status { reply } => drop(reply.send(self.report())),
+            Command::Status { reply } => {
+                reply.send(self.report()).ok();
+            }
             Command::Stop => unreachable!("stop is seen before it is carried out"),
             #[cfg(test)]
             Command::Fail => panic!("shard {} was told to fail", self.shard),

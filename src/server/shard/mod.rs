@@ -133,12 +133,17 @@ impl<F: Fabric> Shard<F> {
     ///
     /// # Errors
     /// A log size that is not allowed.
-    pub(crate) fn new(config: &ShardConfig, fabric: F, commands: Receiver<Command>) -> Result<Self, ConfigError> {
+    pub(crate) fn new(
+        config: &ShardConfig,
+        fabric: F,
+        commands: Receiver<Command>,
+    ) -> Result<Self, ConfigError> {
         let mut held = Vec::with_capacity(config.partitions.len());
         let mut places = vec![NOT_HERE; config.partition_count as usize];
         for &(partition, epoch) in &config.partitions {
             let log_bytes = config.log_bytes;
-            let replica = Replica::new(ReplicaConfig { partition, epoch, position: Position::Only, log_bytes })?;
+            let replica =
+                Replica::new(ReplicaConfig { partition, epoch, position: Position::Only, log_bytes })?;
             places[partition.0 as usize] = held.len() as u32;
             held.push(Held { partition, replica, touched: false });
         }
@@ -170,7 +175,7 @@ impl<F: Fabric> Shard<F> {
     /// One pass over the steps, in the order of the design. `now` is the only clock a shard has.
     pub(crate) fn turn(&mut self, now: Instant) -> Progress {
         self.counts.turns += 1;
-        if self.counts.turns % CONTROL_WORD_TURNS == 0 {
+        if self.counts.turns.is_multiple_of(CONTROL_WORD_TURNS) {
             gradwire_kernels::assert_float_control();
         }
         let (commanded, stop) = self.control();
@@ -182,7 +187,11 @@ impl<F: Fabric> Shard<F> {
         self.fabric.flush();
         let expired = self.timers(now);
         self.drop_cut_lanes();
-        Progress { busy: commanded || answered || received || told || expired, timer: self.next_timer(now), stop }
+        Progress {
+            busy: commanded || answered || received || told || expired,
+            timer: self.next_timer(now),
+            stop,
+        }
     }
 
     /// Sleeps until something may have happened, or `timeout` is over.

@@ -15,7 +15,9 @@ pub(super) struct Piece {
     shifted: [u64; 1],
     /// Row of the answer that `values` starts with; none when nothing was read yet.
     base: Option<usize>,
-    /// All rows of the answer are here.
+    /// Rows that `values` holds.
+    rows: usize,
+    /// They are all rows of the answer.
     whole: bool,
 }
 
@@ -62,7 +64,7 @@ impl Piece {
         let values = self.values[skip * dim..(skip + count) * dim].as_bytes();
         let (word, shift) = (skip / 64, skip % 64);
         let words = count.div_ceil(64);
-        let whole_words = shift == 0 && (count % 64 == 0 || (skip + count).div_ceil(64) == self.found.len());
+        let whole_words = shift == 0 && (count.is_multiple_of(64) || skip + count == self.rows);
         if whole_words {
             return (self.found[word..word + words].as_bytes(), values);
         }
@@ -82,6 +84,7 @@ impl Piece {
             self.values.resize(count * dim, 0.0);
         }
         self.found.resize(count.div_ceil(64), 0);
+        self.rows = count;
     }
 }
 
@@ -95,7 +98,7 @@ mod tests {
         #[test]
         fn every_piece_has_the_bits_of_its_own_rows(bits in prop::collection::vec(any::<bool>(), 1..400), step in 1usize..200) {
             let step = if step >= 64 { step / 64 * 64 } else { step };
-            let mut piece = Piece { values: vec![0.0; bits.len()], base: Some(0), whole: true, ..Piece::default() };
+            let mut piece = Piece { values: vec![0.0; bits.len()], base: Some(0), rows: bits.len(), whole: true, ..Piece::default() };
             piece.found = vec![0; bits.len().div_ceil(64)];
             for (at, _) in bits.iter().enumerate().filter(|(_, bit)| **bit) {
                 piece.found[at / 64] |= 1 << (at % 64);

@@ -114,7 +114,8 @@ fn apply(rows: &mut super::Rows, header: &Header, payload: &[u8]) -> Result<Entr
     const MALFORMED: Fault = Fault::Refused(RefusalCode::Malformed);
     let (body, rest) = PushBody::split(payload).map_err(|_| MALFORMED)?;
     let op = PushOp::from_wire(body.op).ok_or(MALFORMED)?;
-    let (Some(Encoding::F32), Some(_)) = (Encoding::from_wire(body.encoding), Level::from_wire(body.level)) else {
+    let (Some(Encoding::F32), Some(_)) = (Encoding::from_wire(body.encoding), Level::from_wire(body.level))
+    else {
         return Err(MALFORMED);
     };
     let (count, dim) = (body.keys.get() as usize, body.dim.get() as usize);
@@ -139,4 +140,3 @@ fn apply(rows: &mut super::Rows, header: &Header, payload: &[u8]) -> Result<Entr
 fn floats(bytes: &[u8]) -> Result<&[f32], Fault> {
     <[f32]>::ref_from_bytes(bytes).map_err(|_| Fault::Refused(RefusalCode::Malformed))
 }
-

@@ -47,7 +47,14 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Tells a client to send a record again.
-    pub(super) fn retry(&mut self, at: usize, to: &Header, code: RetryCode, place: Option<usize>, now: Instant) {
+    pub(super) fn retry(
+        &mut self,
+        at: usize,
+        to: &Header,
+        code: RetryCode,
+        place: Option<usize>,
+        now: Instant,
+    ) {
         self.counts.retries += 1;
         let replica = place.map(|place| &self.held[place].replica);
         let epoch = replica.map_or(to.epoch, |replica| replica.epoch());

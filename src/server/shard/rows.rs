@@ -130,7 +130,11 @@ impl Rows {
             Naming::Inline(keys) => {
                 let checked = self.check_partition(table, partition, keys);
                 let unsorted = kernels::first_unsorted(kernels::Isa::active(), keys).is_some();
-                if unsorted || keys.last() == Some(&u64::MAX) { Err(PullStatus::Keys) } else { checked.map_err(status_of) }
+                if unsorted || keys.last() == Some(&u64::MAX) {
+                    Err(PullStatus::Keys)
+                } else {
+                    checked.map_err(status_of)
+                }
             }
             Naming::Remember { digest, keys } => {
                 self.learn(table, partition, session, digest, keys).map_err(status_of)
@@ -225,12 +229,7 @@ impl Rows {
     }
 
     /// Keys that belong elsewhere would make rows that no client ever sees.
-    fn check_partition(
-        &mut self,
-        table: TableId,
-        partition: PartitionId,
-        keys: &[u64],
-    ) -> Result<(), Fault> {
+    fn check_partition(&mut self, table: TableId, partition: PartitionId, keys: &[u64]) -> Result<(), Fault> {
         let schema = self.store.schema(table).ok_or(Fault::Refused(RefusalCode::NoTable))?;
         if schema.partitions <= 1 {
             return Ok(());

@@ -21,9 +21,7 @@ impl<F: Fabric> Shard<F> {
             any = true;
             // Pulls are answered by request, so their order among themselves is free.
             let parked = self.parked.swap_remove(index);
-            let Some(at) = self.seat_of(parked.lane) else {
-                unreachable!("pulls of a lane leave with it")
-            };
+            let Some(at) = self.seat_of(parked.lane) else { unreachable!("pulls of a lane leave with it") };
             self.lanes[at].parked -= 1;
             if come {
                 self.serve_or_keep(at, parked.answer, now);
