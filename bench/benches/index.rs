@@ -133,19 +133,23 @@ fn print_bytes_a_key(name: &str, store: &Store, keys: u64) {
 struct Bare {
     arena: Arena,
     layout: RowLayout,
-    requests: Vec<Vec<u32>>,
+    rows: u64,
 }
 
 impl Bare {
-    /// Memory for one row a key, and requests of the same form as `lists`.
-    fn new(shape: &Shape, lists: &[Vec<u64>], space: u64) -> Self {
+    fn new(shape: &Shape, rows: u64) -> Self {
         let layout = RowLayout::new(&shape.rule, shape.dim, Dtype::F32);
-        let words = space as usize * layout.words();
+        let words = rows as usize * layout.words();
         let mut arena = Arena::reserve(words).expect("address space for the rows");
         arena.words_mut()[..words].fill(0);
+        Self { arena, layout, rows }
+    }
+
+    /// Random places for requests of the same form as `lists`.
+    fn places(&self, lists: &[Vec<u64>]) -> Vec<Vec<u32>> {
         let mut random = Random(5);
-        let place = |keys: &Vec<u64>| keys.iter().map(|_| random.below(space) as u32).collect();
-        Self { arena, layout, requests: lists.iter().map(place).collect() }
+        let places = |keys: &Vec<u64>| keys.iter().map(|_| random.below(self.rows) as u32).collect();
+        lists.iter().map(places).collect()
     }
 }
 
@@ -155,7 +159,7 @@ fn push_and_pull<R: PlainRow>(criterion: &mut Criterion, shape: &Shape, millions
     let mut random = Random(4);
     let mut cold = lists_covering(&mut random, KEYS, space);
     let mut store = new_store(shape);
-    let mut map: HashMap<u64, R> = HashMap::new();
+    let mut map: HashMap<u64, R> = HashMap::with_capacity(space as usize);
     let gradients = random.floats(KEYS * shape.dim);
     for keys in &cold {
         push(&mut store, keys, &gradients[..keys.len() * shape.dim]);
@@ -167,9 +171,18 @@ fn push_and_pull<R: PlainRow>(criterion: &mut Criterion, shape: &Shape, millions
     // The remainder would be a request of another size.
     cold.pop_if(|last| last.len() < KEYS);
     let warm = lists_of(&mut random, WARM_LISTS, KEYS, space);
+    let mut bare = Bare::new(shape, space);
     for (temperature, lists) in [("warm", &warm), ("cold", &cold)] {
-        let bare = Bare::new(shape, lists, space);
-        let mut run = Run { shape, lists, store: &mut store, map: &mut map, bare, gradients: &gradients };
+        let places = bare.places(lists);
+        let mut run = Run {
+            shape,
+            lists,
+            places: &places,
+            store: &mut store,
+            map: &mut map,
+            bare: &mut bare,
+            gradients: &gradients,
+        };
         run.push(criterion, &format!("{name}/push {temperature}"));
         run.pull(criterion, &format!("{name}/pull {temperature}"));
     }
@@ -179,9 +192,11 @@ fn push_and_pull<R: PlainRow>(criterion: &mut Criterion, shape: &Shape, millions
 struct Run<'a, R> {
     shape: &'a Shape,
     lists: &'a [Vec<u64>],
+    /// For the kernel alone.
+    places: &'a [Vec<u32>],
     store: &'a mut Store,
     map: &'a mut HashMap<u64, R>,
-    bare: Bare,
+    bare: &'a mut Bare,
     gradients: &'a [f32],
 }
 
@@ -199,7 +214,7 @@ impl<R: PlainRow> Run<'_, R> {
 
     fn push(&mut self, criterion: &mut Criterion, name: &str) {
         let digests = self.learn();
-        let Self { shape, lists, store, map, bare, gradients } = self;
+        let Self { shape, lists, places, store, map, bare, gradients } = self;
         let mut claim = Claim::new(criterion, name, Work::Count(KEYS as u64, "keys"));
 
         let mut turn = Turn::new(lists);
@@ -219,7 +234,7 @@ impl<R: PlainRow> Run<'_, R> {
         }
         let (isa, layout) = (Isa::active(), bare.layout);
         let words = bare.arena.words_mut();
-        let mut turn = Turn::new(&bare.requests);
+        let mut turn = Turn::new(places);
         claim.bound("kernel alone", || {
             kernels::update_rows(isa, &shape.rule, &layout, words, layout.words(), turn.step(), gradients);
         });
@@ -228,7 +243,7 @@ impl<R: PlainRow> Run<'_, R> {
 
     fn pull(&mut self, criterion: &mut Criterion, name: &str) {
         let digests = self.learn();
-        let Self { shape, lists, store, map, bare, .. } = self;
+        let Self { shape, lists, places, store, map, bare, .. } = self;
         let mut out = vec![0.0; KEYS * shape.dim];
         let mut found = vec![0; KEYS.div_ceil(64)];
         let mut claim = Claim::new(criterion, name, Work::Count(KEYS as u64, "keys"));
@@ -255,7 +270,7 @@ impl<R: PlainRow> Run<'_, R> {
         }
         let (isa, layout) = (Isa::active(), bare.layout);
         let words = bare.arena.words();
-        let mut turn = Turn::new(&bare.requests);
+        let mut turn = Turn::new(places);
         claim.bound("kernel alone", || {
             kernels::read_rows(isa, &shape.rule, &layout, words, layout.words(), turn.step(), &mut out);
         });

@@ -234,11 +234,13 @@ fn take_stream(mut socket: impl Read + Write + Send + 'static) -> JoinHandle<()>
     })
 }
 
-fn send_stream(socket: &mut (impl Read + Write), payload: &[u8], calls: u64) {
-    let bytes = calls * RECORDS * payload.len() as u64;
+/// Sends `calls` times the bytes of `RECORDS` payloads, `piece` by `piece`.
+fn send_stream(socket: &mut (impl Read + Write), payload: usize, piece: &[u8], calls: u64) {
+    let bytes = calls * RECORDS * payload as u64;
+    assert!(bytes.is_multiple_of(piece.len() as u64), "whole pieces");
     socket.write_all(&bytes.to_le_bytes()).expect("the peer reads");
-    for _ in 0..calls * RECORDS {
-        socket.write_all(payload).expect("the peer reads");
+    for _ in 0..bytes / piece.len() as u64 {
+        socket.write_all(piece).expect("the peer reads");
     }
     socket.read_exact(&mut [0]).expect("the peer answers");
 }
@@ -262,7 +264,7 @@ fn streams(criterion: &mut Criterion) {
         let mut claim = Claim::new(criterion, format!("ring/stream/shm/{size}"), work);
         let (mut near, far) = UnixStream::pair().expect("a socket pair");
         let taking = take_stream(far);
-        claim.baseline_many("Unix socket", |calls| send_stream(&mut near, &payload, calls));
+        claim.baseline_many("Unix socket", |calls| send_stream(&mut near, bytes, &payload, calls));
         drop(near);
         taking.join().expect("the receiving thread");
         let (mut link, peer) = lane(Carrier::Shm, Waiting::default());
@@ -280,7 +282,9 @@ fn streams(criterion: &mut Criterion) {
         end(link, peer);
         let (mut near, far) = tcp_pair();
         let taking = take_stream(far);
-        claim.bound_many("std TcpStream", |calls| send_stream(&mut near, &payload, calls));
+        // As many bytes a system call as a lane sends in a turn.
+        let turn = payload.repeat((TURN_BYTES / bytes).max(1));
+        claim.bound_many("std TcpStream", |calls| send_stream(&mut near, bytes, &turn, calls));
         drop(near);
         taking.join().expect("the receiving thread");
         claim.finish();
@@ -372,7 +376,7 @@ fn bare_socket(claim: &mut Claim, polling: bool) {
     if polling {
         claim.latency_bound("std TcpStream, polling", round_trip);
     } else {
-        claim.latency("std TcpStream, blocking", round_trip);
+        claim.latency_baseline("std TcpStream, blocking", round_trip);
     }
     drop(near);
     peer.join().expect("the answering thread");

@@ -65,7 +65,8 @@ struct Measured {
     role: Role,
     name: String,
     seconds: f64,
-    /// p50, p99, p99.9 in microseconds, where each call was timed alone.
+    /// p50, p99, p99.9 in microseconds, where each call was timed alone; `seconds` is then the p50, which a stopped thread
+    /// does not move.
     latency_us: Option<[f64; 3]>,
 }
 
@@ -119,6 +120,11 @@ impl<'c> Claim<'c> {
     /// As [`Claim::case`], timing each call alone: percentiles are printed too. Adds two readings of the clock to each.
     pub fn latency<R>(&mut self, name: &str, routine: impl FnMut() -> R) {
         self.run_timed(Role::Case, name, routine);
+    }
+
+    /// As [`Claim::baseline`], timing each call alone.
+    pub fn latency_baseline<R>(&mut self, name: &str, routine: impl FnMut() -> R) {
+        self.run_timed(Role::Baseline, name, routine);
     }
 
     /// As [`Claim::bound`], timing each call alone.
@@ -175,7 +181,8 @@ impl<'c> Claim<'c> {
         }
         // The first are of the warm-up.
         let last = samples.len().saturating_sub(SAMPLES);
-        if let Some(seconds) = median(&mut samples[last..]) {
+        if let Some(median) = median(&mut samples[last..]) {
+            let seconds = latency_us.map_or(median, |[p50, ..]| p50 / 1e6);
             self.measured.push(Measured { role, name: name.to_owned(), seconds, latency_us });
         }
     }
@@ -203,15 +210,17 @@ fn table(name: &str, work: Work, measured: &[Measured]) -> String {
     let mut out = format!("claim {name}");
     for row in measured {
         let shown = label(row.role, &row.name);
-        let _ = write!(out, "\n  {shown:<34} {:>20}", work.rate(row.seconds));
+        let _ = match row.latency_us {
+            None => write!(out, "\n  {shown:<34} {:>20}", work.rate(row.seconds)),
+            Some([p50, p99, p999]) => {
+                write!(out, "\n  {shown:<34} p50 {p50:.2} p99 {p99:.2} p99.9 {p999:.2} us")
+            }
+        };
         if let Some(baseline) = baseline {
             let _ = write!(out, "  {:>8.2} x baseline", baseline / row.seconds);
         }
         if let Some(bound) = bound {
             let _ = write!(out, "  {:>6.1} % of bound", 100.0 * bound / row.seconds);
-        }
-        if let Some([p50, p99, p999]) = row.latency_us {
-            let _ = write!(out, "  p50 {p50:.2} p99 {p99:.2} p99.9 {p999:.2} us");
         }
     }
     out
@@ -239,6 +248,18 @@ mod tests {
             "{text}"
         );
         assert!(lines[3].contains("100.0 % of bound"), "{text}");
+    }
+
+    #[test]
+    fn latencies_are_compared_by_their_medians() {
+        let mut criterion = Criterion::default().without_plots();
+        let mut claim = Claim::new(&mut criterion, "round trip", Work::Count(1, "round trips"));
+        claim.keep(Role::Bound, "lines", &mut [9.0; SAMPLES], Some([1.0, 2.0, 3.0]));
+        claim.keep(Role::Case, "lane", &mut [9.0; SAMPLES], Some([4.0, 5.0, 6.0]));
+        let text = table("round trip", claim.work, &claim.measured);
+        let lane = text.lines().nth(2).expect("the case's line");
+        assert!(lane.contains("p50 4.00 p99 5.00 p99.9 6.00 us"), "{text}");
+        assert!(lane.contains("25.0 % of bound") && !lane.contains("/s"), "{text}");
     }
 
     #[test]
