@@ -1,5 +1,7 @@
 //! The built program as a user meets it: exit codes, one line for every mistake, reports, files.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
