@@ -30,6 +30,7 @@ pub mod chain;
 pub mod cli;
 pub mod client;
 pub mod cluster;
+pub mod control;
 pub mod data;
 pub mod lane;
 pub mod linalg;
@@ -42,6 +43,7 @@ pub use client::{
     FabricChoice, Ftrl, KeyList, Keys, KeysError, Max, Momentum, Nesterov, Pull, PullTicket, Push,
     RowAdagrad, Rows, Session, Sgd, SparseTable, TableOptions, Ticket,
 };
+pub use control::ControlError;
 pub use gradwire_kernels::{Dtype, Rule};
 pub use linalg::Localized;
 pub use store::{Init, TableSchema};

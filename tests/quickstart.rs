@@ -1,5 +1,7 @@
 //! The README's first command: what it must reach, that it repeats itself, and that its next commands work.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -53,6 +53,16 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl From<DataError> for Failure {
+    /// Flags that contradict themselves are known before any file is read.
+    fn from(error: DataError) -> Self {
+        match error {
+            DataError::Spec { .. } | DataError::Sources { .. } => Self::usage(error.to_string()),
+            _ => Self::work(error),
+        }
+    }
+}
+
 macro_rules! fails_with_exit_1 {
     ($($error:ty),* $(,)?) => {$(
         impl From<$error> for Failure {
@@ -65,7 +75,6 @@ macro_rules! fails_with_exit_1 {
 fails_with_exit_1!(
     client::Error,
     client::KeysError,
-    DataError,
     LrError,
     ModelError,
     PredictError,

@@ -88,7 +88,10 @@ fn complain(line: &str) {
 fn report_panics_in_one_line() {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
-        let what = info.payload_as_str().unwrap_or("no message").replace('\n', " ");
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let what = text.unwrap_or("no message").replace('\n', " ");
         complain(&format!("internal error{place}: {what}; please report this line and the command"));
         crate::app::discard_and_exit(1)
     }));

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::control::ControlPlane;
 use super::error::Error;
 use super::session::Session;
 use crate::cluster::Status;
+use crate::control::ControlPlane;
 
 /// What carries the lanes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::control::ControlPlane;
 use super::error::Error;
 use super::flow::Flow;
 use super::plan::{KeyPlan, PlanCache};
@@ -13,6 +12,7 @@ use super::push_path::{PushState, Sent};
 use super::slots::{SlotId, Slots};
 use crate::client::ask_path::AskState;
 use crate::cluster::Map;
+use crate::control::ControlPlane;
 use crate::lane::{Event, Fabric, LaneId, WriteError};
 use crate::store::TableSchema;
 use crate::wire::ids::{Clock, PartitionId, Sequence, SessionId, ShardId};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::control::ControlError;
 use super::keys::KeysError;
+use crate::control::ControlError;
 use crate::lane::AdoptError;
 use crate::wire::ids::PartitionId;
 use crate::wire::{PullStatus, RefusalCode};

@@ -12,7 +12,6 @@
 
 mod ask_path;
 mod cluster;
-mod control;
 mod embedded;
 mod engine;
 mod error;
@@ -31,7 +30,6 @@ mod ticket;
 
 pub use crate::wire::ids::Clock;
 pub use cluster::{Cluster, ClusterConfig, FabricChoice};
-pub use control::{ControlError, ControlPlane};
 pub use error::Error;
 pub use keys::{KeyList, Keys, KeysError};
 pub use optimizers::{Adagrad, Adam, Add, Assign, Ftrl, Max, Momentum, Nesterov, RowAdagrad, Sgd};

@@ -39,10 +39,10 @@ fn sums_are_exact_when_lanes_are_cut(fabric: FabricChoice) {
         let list = (random % 5) as usize;
         table.push(&lists[list], &[1.0; 400]).unwrap();
         expected[list] += 1.0;
-        if random % 7 == 0 {
+        if random.is_multiple_of(7) {
             pulls.push((list, expected[list], table.pull(&lists[list]).unwrap()));
         }
-        if random % 23 == 0 {
+        if random.is_multiple_of(23) {
             session.cut_lanes();
         }
         if round % 100 == 99 {

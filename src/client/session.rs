@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use gradwire_kernels::Rule;
 
 use super::cluster::ClusterConfig;
-use super::control::ControlPlane;
 use super::engine::{Engine, Limits};
 use super::error::Error;
 use super::plan::KeyPlan;
@@ -15,6 +14,7 @@ use super::push_path::PushRequest;
 use super::slots::SlotId;
 use super::table::{DenseTable, SparseTable, TableOptions};
 use super::ticket::{Rows, Ticket};
+use crate::control::ControlPlane;
 use crate::lane::{Fabric, Port, Waker};
 use crate::store::{TableKind, TableSchema};
 use crate::wire::ids::{Clock, SessionId};

@@ -66,16 +66,6 @@ impl<T> Slots<T> {
         Some(value)
     }
 
-    /// Gives a value another name: answers to the old one are stale from now on.
-    pub(super) fn rename(&mut self, id: SlotId) -> Option<SlotId> {
-        let slot = self.slots.get_mut(id.index as usize)?;
-        if slot.generation != id.generation || slot.value.is_none() {
-            return None;
-        }
-        slot.generation = slot.generation.wrapping_add(1);
-        Some(SlotId { index: id.index, generation: slot.generation })
-    }
-
     pub(super) fn ids(&self) -> impl Iterator<Item = SlotId> + '_ {
         self.slots
             .iter()
@@ -99,9 +89,6 @@ mod tests {
         assert_eq!(slots.get(first), None);
         assert_eq!(slots.remove(first), None);
         assert_eq!(slots.get(SlotId::from_wire(second.to_wire())), Some(&'b'));
-        let third = slots.rename(second).unwrap();
-        assert_eq!(slots.get(second), None);
-        assert_eq!(slots.get(third), Some(&'b'));
-        assert_eq!(slots.ids().collect::<Vec<_>>(), [third]);
+        assert_eq!(slots.ids().collect::<Vec<_>>(), [second]);
     }
 }

@@ -1,6 +1,6 @@
 //! Which shard holds which partition.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64_with_seed;

@@ -14,14 +14,12 @@
 
 mod barrier;
 mod catalog;
-mod control_error;
 mod map;
 mod schema_bytes;
 mod status;
 
 pub use barrier::{Arrival, BarrierError, Barriers};
 pub use catalog::{Catalog, CatalogError, Opening};
-pub use control_error::ControlError;
 pub use map::{Map, MapError, PartitionChain, ShardInfo};
 pub use schema_bytes::{SchemaBytesError, decode_schema, encode_schema};
 pub use status::{PartitionStatus, ShardStatus, Status, TableStatus};

@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
-use super::super::testing::{Pieces, drain, message, read};
-use super::super::{Format, Stream};
 use super::*;
+use crate::data::testing::{Pieces, drain, message, read};
+use crate::data::{Format, Stream};
 
 fn spec() -> FeatureSpec {
     FeatureSpec::new("y > 0").unwrap()

@@ -63,7 +63,7 @@ mod tests {
             assert!(orders[at + 1..].iter().all(|other| other != one));
         }
         assert_eq!(order(1000, 1, 1), orders[1]);
-        assert_eq!(order(0, 1, 1), []);
+        assert_eq!(order(0, 1, 1), [0_u32; 0]);
         assert_eq!(order(1, 1, 1), [0]);
     }
 

@@ -3,8 +3,8 @@ use std::path::PathBuf;
 
 use crossbeam_channel::unbounded;
 
-use super::super::testing::{Pieces, TempFile, drain, gzip, watched};
 use super::*;
+use crate::data::testing::{Pieces, TempFile, drain, gzip, watched};
 
 const TEXT: &str = "1 1:1\n0 2:1\n1 3:0.5\n";
 

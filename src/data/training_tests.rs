@@ -1,5 +1,5 @@
-use super::super::testing::{TempFile, gzip, watched};
 use super::*;
+use crate::data::testing::{TempFile, gzip, watched};
 
 /// `rows` rows, row `i` with the one key `first + i`.
 fn file(first: usize, rows: usize) -> TempFile {

@@ -324,6 +324,7 @@ impl ShmLane {
 
     /// Whether anything came that was not told: records, state, an end, or credit for one who is short of it. Shortness is
     /// judged by the last credit this side acted on, so credit that came since a refused write counts as news, once.
+    /// A torn entry is none: whoever finishes writing it announces it and rings.
     pub(super) fn has_news(&mut self) -> bool {
         if self.down {
             return false;
@@ -331,7 +332,6 @@ impl ShmLane {
         let sender = self.peer_sender();
         if sender.published().bytes != self.seen.bytes
             || sender.state_changes() != self.seen_changes
-            || self.any_torn
             || self.fault.is_some()
         {
             return true;

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::shard::Command;
 use super::thread::ShardHandle;
-use crate::cluster::ControlError;
+use crate::control::ControlError;
 use crate::lane::tcp::{self, Hello, Incoming, Listener, RejectReason};
 use crate::lane::{LaneConfig, LaneEnd, SetupError};
 use crate::wire::ids::ShardId;

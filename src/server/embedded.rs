@@ -7,10 +7,8 @@ use std::time::{Duration, Instant};
 use super::acceptor::Acceptor;
 use super::shard::{Command, ShardConfig};
 use super::thread::{ShardHandle, ShardThread, ThreadConfig};
-use crate::client::ControlPlane;
-use crate::cluster::{
-    Arrival, Barriers, Catalog, ControlError, Map, Opening, ShardInfo, Status, TableStatus,
-};
+use crate::cluster::{Arrival, Barriers, Catalog, Map, Opening, ShardInfo, Status, TableStatus};
+use crate::control::{ControlError, ControlPlane};
 use crate::lane::{FabricKind, LaneEnd, shm};
 use crate::store::TableSchema;
 use crate::wire::ids::{SessionId, ShardId, TableId};
@@ -314,3 +312,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
+
+#[cfg(test)]
+#[path = "embedded_test.rs"]
+mod tests;

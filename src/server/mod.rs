@@ -6,7 +6,7 @@
 //!
 //! Invariants: a push is copied once, out of the ring into the log, and validated there (design, section 6); an
 //! entry in a batch has been applied here (C1); refused is final, retry changes nothing (C3); no turn takes more than
-//! [`TURN_BYTES`](shard::TURN_BYTES) from one lane; a lane whose owner takes no answers is not read, and cut in the end.
+//! `TURN_BYTES` from one lane; a lane whose owner takes no answers is not read, and cut in the end.
 //!
 //! Absent on purpose: locks, allocation, system calls and log lines per record; replication to successors (the
 //! forward step has nobody to send to in a chain of one); a coordinator that outlives the process.

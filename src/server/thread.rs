@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::shard::{Command, Shard, ShardConfig};
-use crate::cluster::ControlError;
+use crate::control::ControlError;
 use crate::lane::{Fabric, Port, Waker};
 use crate::wire::ids::ShardId;
 

@@ -7,13 +7,14 @@ use crate::tree::{File, Finding};
 ///
 /// `ALL` is the program itself, which sees everything. A part that is not here is a finding: a new folder starts with
 /// a decision on where it stands.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("wire", &[]),
     ("store", &["wire"]),
     ("lane", &["wire"]),
     ("chain", &["wire", "store"]),
     ("cluster", &["wire", "store", "chain"]),
-    ("server", &["wire", "lane", "store", "chain", "cluster"]),
+    ("control", &["wire", "lane", "store", "cluster"]),
+    ("server", &["wire", "lane", "store", "chain", "cluster", "control"]),
     ("client", CLIENT),
     ("linalg", &[]),
     ("data", &["linalg"]),
@@ -27,6 +28,7 @@ const CLIENT: &[&str] = &[
     "wire",
     "lane",
     "cluster",
+    "control",
     "store::schema",
     "store::TableSchema",
     "store::TableKind",

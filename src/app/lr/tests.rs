@@ -153,10 +153,8 @@ fn lazy_l2_shrinks_weights() {
 
 #[test]
 fn a_rate_that_diverges_is_an_error_that_names_the_solver() {
-    let mut text = String::new();
-    for i in 0..2000 {
-        text.push_str(&format!("{} 1:{}\n", i % 2, if i % 2 == 0 { "1e30" } else { "-3e30" }));
-    }
+    // One key with both labels: no weight is right for all, and the first step is out of the range of floats.
+    let text: String = (0..2000).map(|i| format!("{} 1:1e30\n", u32::from(i % 4 != 0))).collect();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data.svm");
     std::fs::write(&path, text).unwrap();

@@ -73,7 +73,7 @@ fn a_model_that_contradicts_itself_is_refused_with_the_reason() {
     let infinite = refused(Model { values: vec![0.0, f32::INFINITY, 0.0], ..sample() });
     assert!(infinite.contains("key 7 is inf"), "{infinite}");
     let wide = ModelTable { dim: 2, ..sample().table };
-    assert!(refused(Model { table: wide, ..sample() }).contains("dim 2"));
+    assert!(refused(Model { table: wide, values: vec![0.0; 6], ..sample() }).contains("dim 2"));
     let rate = ModelTable { optimizer: Solver::Sgd { lr: -1.0, l2: 0.0 }, ..sample().table };
     assert!(refused(Model { table: rate, ..sample() }).contains("lr"));
 }

@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 use gradwire_ffi::arena::Arena;
 use gradwire_kernels::{Dtype, Isa, RowLayout, Rule, axpy, set_float_control, update_rows};
 use serde_json::{Value, json};
+use zerocopy::{transmute_mut, transmute_ref};
 
-use super::super::args::KernelsArgs;
-use super::super::failure::Failure;
-use super::super::progress::Display;
-use super::super::training::probe_all;
 use super::histogram::median;
 use super::lists::Random;
 use super::optimizer;
 use crate::app::report::{self, BenchReport, Origin};
+use crate::cli::args::KernelsArgs;
+use crate::cli::failure::Failure;
+use crate::cli::progress::Display;
+use crate::cli::training::probe_all;
 
 /// Fits the second-level cache of every processor of the last ten years.
 const CACHED_BYTES: usize = 1 << 20;
@@ -23,6 +24,8 @@ const RULES: [&str; 6] = ["add", "sgd", "adagrad", "row-adagrad", "adam", "ftrl"
 const DIMS: [usize; 3] = [1, 16, 64];
 /// Rows of one call, as in one push.
 const ROWS: usize = 10_000;
+/// Offsets take 4 bytes each; more than these are not reached in the time that a case has.
+const MOST_REQUESTS: usize = 1600;
 /// Calls whose times one figure is the median of, at least.
 const CALLS: usize = 5;
 /// One read of each of two vectors and one write, 4 bytes each.
@@ -49,8 +52,7 @@ pub(super) fn run(args: &KernelsArgs) -> Result<(), Failure> {
     display.progress().begin("kernels", "cases", Some(total as u64));
     let share = Duration::from_secs_f64(args.seconds / total as f64);
 
-    memory.fill(0);
-    let bandwidth = bandwidth(isa, large, share);
+    let bandwidth = bandwidth(isa, memory, share);
     display.progress().add(1);
     let mut cases = Vec::new();
     for table_bytes in [CACHED_BYTES, large] {
@@ -69,11 +71,13 @@ pub(super) fn run(args: &KernelsArgs) -> Result<(), Failure> {
     Ok(print(isa, bandwidth, &cases)?)
 }
 
-/// Bytes a second of `y += a x` over vectors that fill `bytes` together.
-fn bandwidth(isa: Isa, bytes: usize, share: Duration) -> f64 {
-    let length = bytes / 8;
-    let (x, mut y) = (vec![1.0_f32; length], vec![0.5_f32; length]);
-    let seconds = median_seconds(share, || axpy(isa, black_box(1e-3), &x, black_box(&mut y)));
+/// Bytes a second of `y += a x` over the two halves of the memory that the rows will have, huge pages and all.
+fn bandwidth(isa: Isa, memory: &mut [u32], share: Duration) -> f64 {
+    memory.fill(0);
+    let length = memory.len() / 2;
+    let (x, y) = memory.split_at_mut(length);
+    let (x, y): (&[f32], &mut [f32]) = (transmute_ref!(&*x), transmute_mut!(&mut y[..length]));
+    let seconds = median_seconds(share, || axpy(isa, black_box(1e-3), x, y));
     (length * AXPY_BYTES) as f64 / seconds
 }
 
@@ -91,8 +95,8 @@ fn measure(
     memory.fill(0);
     let rows = (memory.len() / words) as u64;
     let mut random = Random::new(11);
-    // As many distinct requests as it takes to leave the cache, so that a large table is not measured as a small one.
-    let requests = (memory.len() / words / ROWS).clamp(1, 256);
+    // As many rows as the table has, so that a large one is not measured as the cached part of it.
+    let requests = (memory.len() / words / ROWS).clamp(1, MOST_REQUESTS);
     let offsets: Vec<u32> = (0..requests * ROWS).map(|_| random.below(rows) as u32).collect();
     let gradients = vec![1e-3_f32; ROWS * dim];
     let mut turn = offsets.chunks_exact(ROWS).cycle();

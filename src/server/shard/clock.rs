@@ -14,7 +14,7 @@ impl<F: Fabric> Shard<F> {
     pub(super) fn on_clock(&mut self, at: usize, header: &Header, now: Instant) {
         let lane = self.lanes[at].id;
         let bytes = header.length as usize;
-        if bytes == 0 || bytes % ClockEntry::BYTES != 0 {
+        if bytes == 0 || !bytes.is_multiple_of(ClockEntry::BYTES) {
             // No entry can be told from another, so none can be answered.
             self.cut(at);
             return;

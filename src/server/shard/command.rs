@@ -14,35 +14,17 @@ use crate::wire::ids::{SessionId, TableId};
 /// One request; the answer goes to `reply`, and nobody is missed who has stopped waiting for it.
 pub(crate) enum Command {
     /// Own this end of a lane.
-    Adopt {
-        end: LaneEnd,
-        reply: Sender<Result<(), AdoptError>>,
-    },
+    Adopt { end: LaneEnd, reply: Sender<Result<(), AdoptError>> },
     /// Make a table's partitions here, empty.
-    CreateTable {
-        table: TableId,
-        schema: Arc<TableSchema>,
-        reply: Sender<Result<(), TableError>>,
-    },
+    CreateTable { table: TableId, schema: Arc<TableSchema>, reply: Sender<Result<(), TableError>> },
     /// Drop them.
-    DropTable {
-        table: TableId,
-        reply: Sender<()>,
-    },
+    DropTable { table: TableId, reply: Sender<()> },
     /// A session begins in every partition here.
-    BeginSession {
-        session: SessionId,
-        reply: Sender<()>,
-    },
+    BeginSession { session: SessionId, reply: Sender<()> },
     /// A session ends; its id is refused from now on (C3).
-    EndSession {
-        session: SessionId,
-        reply: Sender<()>,
-    },
+    EndSession { session: SessionId, reply: Sender<()> },
     /// Say how things stand.
-    Status {
-        reply: Sender<Report>,
-    },
+    Status { reply: Sender<Report> },
     /// End the thread.
     Stop,
     /// End it by a bug, to see what callers are told.

@@ -13,8 +13,8 @@ use crate::lane::{
 use crate::store::{Init, TableKind, TableSchema};
 use crate::wire::ids::{Clock, Epoch, PartitionId, RequestId, Sequence, SessionId, ShardId, TableId};
 use crate::wire::{
-    ClockEntry, HEADER_BYTES, Header, KeyForm, Kind, NO_CLOCK, OutcomeBody, PullBody, PullReplyBody, PullStatus,
-    PushBody, PushOp, RefusalCode, RefusedEntry, RetryBody, RetryCode, key_digest, padded,
+    ClockEntry, Header, KeyForm, Kind, NO_CLOCK, OutcomeBody, PullBody, PullReplyBody, PullStatus, PushBody,
+    PushOp, RefusalCode, RefusedEntry, RetryBody, RetryCode, key_digest, padded,
 };
 
 /// Longest a test waits for what must come.
@@ -241,19 +241,28 @@ impl Rig {
         }
     }
 
-    /// Sends a record; the shard takes turns when the ring is full.
-    pub(super) fn send_on(&mut self, lane: LaneId, header: Header, payload: &[u8]) {
+    /// Sends a record; the shard takes turns when the ring is full. False when the lane is down.
+    pub(super) fn try_send_on(&mut self, lane: LaneId, header: Header, payload: &[u8]) -> bool {
         let header = Header { length: payload.len() as u32, ..header };
         let padding = vec![0; padded(payload.len()) - payload.len()];
         let watchdog = Instant::now() + WATCHDOG;
         loop {
             match self.client.write(lane, &[&header.to_bytes(), payload, &padding], true) {
-                Ok(()) => return self.client.flush(),
+                Ok(()) => {
+                    self.client.flush();
+                    return true;
+                }
                 Err(WriteError::Full) => self.turn(),
+                Err(WriteError::Down) => return false,
                 Err(error) => panic!("{error}"),
             }
             assert!(Instant::now() < watchdog, "the shard takes no records");
         }
+    }
+
+    /// [`Rig::try_send_on`] of a lane that lives.
+    pub(super) fn send_on(&mut self, lane: LaneId, header: Header, payload: &[u8]) {
+        assert!(self.try_send_on(lane, header, payload), "the lane is down: {:?}", self.down);
     }
 
     pub(super) fn push(&mut self, push: &TestPush) {
@@ -264,20 +273,27 @@ impl Rig {
         self.send_on(self.lane, pull.header, &pull.payload());
     }
 
-    /// The next record from the shard.
-    pub(super) fn next_on(&mut self, lane: LaneId) -> (Header, Vec<u8>) {
+    /// The next record from the shard; none when the lane is down.
+    pub(super) fn try_next_on(&mut self, lane: LaneId) -> Option<(Header, Vec<u8>)> {
         let watchdog = Instant::now() + WATCHDOG;
         loop {
             if let Some(header) = self.client.peek(lane) {
                 let mut payload = vec![0; header.length as usize];
                 self.client.copy_payload(lane, 0, &mut payload);
                 self.client.consume(lane);
-                return (header, payload);
+                return Some((header, payload));
             }
-            assert!(!self.down.iter().any(|(down, _)| *down == lane), "the lane is down: {:?}", self.down);
+            if self.down.iter().any(|(down, _)| *down == lane) {
+                return None;
+            }
             assert!(Instant::now() < watchdog, "no answer");
             self.turn();
         }
+    }
+
+    /// [`Rig::try_next_on`] of a lane that lives.
+    pub(super) fn next_on(&mut self, lane: LaneId) -> (Header, Vec<u8>) {
+        self.try_next_on(lane).unwrap_or_else(|| panic!("the lane is down: {:?}", self.down))
     }
 
     /// Waits until a lane is down.
@@ -403,5 +419,3 @@ pub(super) fn over_each_fabric(body: impl Fn(FabricKind)) {
         body(fabric);
     }
 }
-
-const _: () = assert!(HEADER_BYTES.is_multiple_of(8));

@@ -175,7 +175,7 @@ impl<F: Fabric> Shard<F> {
     /// One pass over the steps, in the order of the design. `now` is the only clock a shard has.
     pub(crate) fn turn(&mut self, now: Instant) -> Progress {
         self.counts.turns += 1;
-        if self.counts.turns % CONTROL_WORD_TURNS == 0 {
+        if self.counts.turns.is_multiple_of(CONTROL_WORD_TURNS) {
             gradwire_kernels::assert_float_control();
         }
         let (commanded, stop) = self.control();

@@ -66,15 +66,42 @@ fn a_refused_push_uses_up_its_sequence_and_stays_refused_when_resent() {
         let mut rig = Rig::new(fabric);
         let good = push(1, &[3], &[1.0, 1.0]);
         let cases = [
-            (RefusalCode::Shape, { let mut p = good.clone(); p.dim = 1; p.values.pop(); p }),
+            (RefusalCode::Shape, {
+                let mut p = good.clone();
+                p.dim = 1;
+                p.values.pop();
+                p
+            }),
             (RefusalCode::Unsorted, push(1, &[5, 3], &[0.0; 4])),
             (RefusalCode::Unsorted, push(1, &[3, 3], &[0.0; 4])),
             (RefusalCode::ReservedKey, push(1, &[u64::MAX], &[0.0; 2])),
-            (RefusalCode::Malformed, { let mut p = good.clone(); p.values.push(0); p }),
-            (RefusalCode::Malformed, { let mut p = good.clone(); p.values.clear(); p }),
-            (RefusalCode::NoTable, { let mut p = good.clone(); p.header.table = TableId(99); p }),
-            (RefusalCode::Shape, { let mut p = good.clone(); p.op = PushOp::Erase; p }),
-            (RefusalCode::Shape, { let mut p = good.clone(); p.op = PushOp::Import; p.dim = 7; p.values = vec![0; 7]; p }),
+            (RefusalCode::Malformed, {
+                let mut p = good.clone();
+                p.values.push(0);
+                p
+            }),
+            (RefusalCode::Malformed, {
+                let mut p = good.clone();
+                p.values.clear();
+                p
+            }),
+            (RefusalCode::NoTable, {
+                let mut p = good.clone();
+                p.header.table = TableId(99);
+                p
+            }),
+            (RefusalCode::Shape, {
+                let mut p = good.clone();
+                p.op = PushOp::Erase;
+                p
+            }),
+            (RefusalCode::Shape, {
+                let mut p = good.clone();
+                p.op = PushOp::Import;
+                p.dim = 7;
+                p.values = vec![0; 7];
+                p
+            }),
         ];
         let mut refused = Vec::new();
         for (at, (code, case)) in cases.iter().enumerate() {

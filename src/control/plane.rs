@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ControlError;
 use crate::cluster::{Map, Status};
 use crate::lane::{FabricKind, LaneEnd};
 use crate::store::TableSchema;
 use crate::wire::ids::{SessionId, ShardId, TableId};
-
-pub use crate::cluster::ControlError;
 
 /// The coordinator as a client sees it: in this process, or at the end of a connection.
 pub trait ControlPlane: Send + Sync {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::{BarrierError, CatalogError, MapError};
+use crate::cluster::{BarrierError, CatalogError, MapError};
 use crate::lane::SetupError;
 use crate::store::{TableError, TableSchema};
 use crate::wire::ids::ShardId;

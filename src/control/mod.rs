@@ -1,0 +1,12 @@
+//! The control plane as those who use it see it: one trait, one error.
+//!
+//! The problem: sessions need a map, an id, tables and lanes from a coordinator that lives in their process today and
+//! at the end of a connection tomorrow. The idea: [`ControlPlane`] is all they may ask. Servers implement it, clients
+//! hold it, and neither knows the other. Absent on purpose: pushes, pulls, and anything that happens per request.
+//! Every call may be made from any thread, may wait, and has a deadline.
+
+mod error;
+mod plane;
+
+pub use error::ControlError;
+pub use plane::ControlPlane;
