@@ -1,5 +1,5 @@
 //! Claim: what is not arithmetic stays cheap beside it. A header costs tens of nanoseconds each way, the name of a key list
-//! is computed near the speed of memory, and text becomes examples several times faster than by the plain way.
+//! is computed near the speed of memory, and text becomes examples faster than by the plain way.
 //!
 //! Unit: headers a second; bytes of keys; bytes of text. Baseline: fields written one by one with a table-driven
 //! checksum; the standard library's hasher; `split` and `parse`. Bound: a copy of the same bytes, for headers with the

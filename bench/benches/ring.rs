@@ -1,12 +1,14 @@
-//! Claim: a lane carries 40 KB records near the rate of a copy (shm) or of a bare socket (tcp), checks, credits and the
-//! receiver's copy included, and a polled round trip costs little more than the cache lines or system calls under it.
+//! Claim: a lane, with its checks, credits and the receiver's copy, carries records at a good share of what a bare socket
+//! (tcp) does and faster than a Unix socket (shm); a polled round trip costs little more than the cache lines or system
+//! calls under it.
 //!
-//! Unit: payload bytes a second one way; round trips of 64-byte records as p50, p99, p99.9. Baseline: a Unix socket
-//! for shm; beside a round trip over tcp stands the blocking standard-library socket. Bound: for shm a copy of the payload, or two
-//! cache lines passed between two polling threads; for tcp the standard library's loopback socket with the same
-//! bytes. Both ends are threads of this process on one host: shm is real shared memory, tcp is loopback and no network;
-//! the two are separate claims. A stream's sample ends when the receiver has answered its last record. The receiver copies
-//! each payload out of its ring once, as a server copies it into a partition's log.
+//! Unit: payload bytes a second one way; round trips of 64-byte records as p50, p99, p99.9. Baseline: a Unix socket for the
+//! shm stream; the blocking standard-library socket for a round trip over tcp. Bound: for shm a copy of the payload from
+//! cache to cache of one core (the lane's bytes change cores and are copied twice), or two cache lines passed between
+//! two polling threads; for tcp the standard library's loopback socket with the same bytes, as many a call as a lane
+//! sends in a turn. Both ends are threads of this process on one host: shm is real shared memory, tcp is loopback and
+//! no network; the two are separate claims. A stream's sample ends when the receiver has answered its last record. The
+//! receiver copies each payload out of its ring once, as a server copies it into a partition's log.
 //! Needs two free cores; on a busy machine the tails show the scheduler.
 #![allow(
     clippy::expect_used,
