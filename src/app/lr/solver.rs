@@ -50,7 +50,7 @@ impl Solver {
     pub const FTRL: Self = Self::Ftrl { alpha: 0.1, beta: 1.0, l1: 0.0, l2: 1.0 };
     /// Adagrad with a rate that suits the same.
     pub const ADAGRAD: Self = Self::Adagrad { lr: 0.1, l2: 0.0 };
-    /// SGD with a rate that is stable for rows of a dozen ones and nine minibatches of delay.
+    /// SGD with a rate that is stable for rows of a dozen ones and a few minibatches of delay; it needs more passes.
     pub const SGD: Self = Self::Sgd { lr: 0.5, l2: 0.0 };
 
     /// The name that flags use.
