@@ -128,10 +128,11 @@ pub fn train(
     for epoch in 0..config.epochs {
         let total = data.rows().map(|rows| rows as u64);
         progress.begin(format!("epoch {}/{}", epoch + 1, config.epochs), "examples", total);
+        let start = pace.furthest();
         let minibatches = data.epoch(epoch as u64, config.minibatch, config.workers)?;
         // A worker that fails is dropped on its thread: its session ends, and nobody waits for its clock.
         let ended = on_threads("worker", workers.into_iter().enumerate(), &stop, |(index, mut worker)| {
-            let tally = worker.pass(minibatches.worker(index), progress, &stop)?;
+            let tally = worker.pass(start, minibatches.worker(index), progress, &stop)?;
             Ok((worker, tally))
         })?;
         let mut pass = Tally::default();

@@ -15,10 +15,18 @@ use crate::linalg::{Localized, Localizer};
 /// A pass deals unequal numbers of minibatches, and a staleness bound counts clocks: a worker that has no more
 /// minibatches ticks on to the furthest, or others would wait for it in vain. Each worker announces a minibatch before
 /// it asks for one; the lock that deals them orders that before any later worker sees the end. A worker whose data is
-/// in memory deals to itself, where the numbers differ by one at most, which the announcement covers.
+/// in memory deals to itself, where the numbers differ by one at most, which the announcement covers, since all start
+/// a pass on one clock.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     furthest: AtomicU64,
+}
+
+impl Pace {
+    /// The furthest clock that was announced. Between passes, when no worker runs: where the next one starts.
+    pub(super) fn furthest(&self) -> u64 {
+        self.furthest.load(Ordering::Relaxed)
+    }
 }
 
 /// A worker and the memory that it uses again for each minibatch.
@@ -78,14 +86,15 @@ impl<'a> Worker<'a> {
     /// Lanes keep that order, so one worker alone computes the same bits in every run.
     pub(super) fn pass(
         &mut self,
+        start: u64,
         mut minibatches: Minibatches,
         progress: &Progress,
         stop: &AtomicBool,
     ) -> Result<Tally, LrError> {
         let mut tally = Tally::default();
-        // Every worker starts a pass on the clock of the furthest.
-        self.keep_up()?;
-        self.launched = self.ticked;
+        // Workers start a pass on one clock, however late their threads begin: the furthest of the last pass.
+        self.keep_up(start)?;
+        self.launched = start;
         while !stop.load(Ordering::Relaxed) {
             // Relaxed: whoever must see it is behind the lock that deals minibatches, or reads it a pass later.
             self.pace.furthest.fetch_max(self.launched + 1, Ordering::Relaxed);
@@ -102,17 +111,15 @@ impl<'a> Worker<'a> {
         while !self.flights.is_empty() {
             self.land(&mut tally, progress)?;
         }
-        self.keep_up()?;
+        self.keep_up(self.pace.furthest())?;
         self.session.flush()?;
         Ok(tally)
     }
 
-    /// Ticks to the clock of the furthest worker, where clocks are waited for.
-    fn keep_up(&mut self) -> Result<(), LrError> {
-        if self.config.staleness.is_some() {
-            while self.ticked < self.pace.furthest.load(Ordering::Relaxed) {
-                self.tick()?;
-            }
+    /// Ticks to `clock`, so that nobody waits in vain for a worker without work.
+    fn keep_up(&mut self, clock: u64) -> Result<(), LrError> {
+        while self.ticked < clock {
+            self.tick()?;
         }
         Ok(())
     }
