@@ -1,5 +1,4 @@
 //! The built program as a user meets it: exit codes, one line for every mistake, reports, files.
-#![allow(clippy::unwrap_used, reason = "test code: a failure here fails the test")]
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 

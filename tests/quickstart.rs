@@ -1,5 +1,4 @@
 //! The README's first command: what it must reach, that it repeats itself, and that its next commands work.
-#![allow(clippy::unwrap_used, reason = "test code: a failure here fails the test")]
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 

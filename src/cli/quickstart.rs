@@ -74,8 +74,8 @@ fn print(trained: &Trained) -> io::Result<()> {
     let report = &trained.report;
     writeln!(
         out,
-        "Will a flight be more than 15 minutes late? Logistic regression by {}: {} passes, {} workers, {} server \
-         threads over {}.",
+        "Will a flight be more than 15 minutes late? Logistic regression by {}; passes: {}, workers: {}, server \
+         threads: {}, over {}.",
         report.solver, report.epochs, report.workers, report.servers, report.fabric
     )?;
     if let Some(score) = &trained.score {

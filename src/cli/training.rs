@@ -112,7 +112,7 @@ impl Trained {
         let mut out = io::stdout().lock();
         writeln!(
             out,
-            "trained      {} on {} examples ({} passes), {} workers, {} server threads over {}",
+            "trained      {} on {} examples; passes: {}, workers: {}, server threads: {}, over {}",
             report.solver, report.examples, report.epochs, report.workers, report.servers, report.fabric
         )?;
         writeln!(out, "rate         {:.0} examples/s, {:.2} s", report.examples_per_s, report.seconds)?;

@@ -1,6 +1,6 @@
 //! The client: sessions that push and pull asynchronously, exactly once, over lanes to every shard.
 //!
-//! A [`Session`] is one worker. It keeps, for each partition, a [`flow::Flow`]: pushes in sequence, kept until
+//! A [`Session`] is one worker. It keeps, for each partition, a `flow`: pushes in sequence, kept until
 //! they are replicated (C3), resent in order after a retry or on a new lane. Answers are absolute, so a lost one
 //! is healed by the next. Reply space is set aside before a request is sent: replies never wait for credit (L3).
 //!

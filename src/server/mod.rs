@@ -10,7 +10,7 @@
 //!
 //! Absent on purpose: locks, allocation, system calls and log lines per record; replication to successors (the
 //! forward step has nobody to send to in a chain of one); a coordinator that outlives the process.
-//! [`Embedded`] may be called from any thread; everything in [`shard`] belongs to the shard's own.
+//! [`Embedded`] may be called from any thread; everything in `shard` belongs to the shard's own.
 
 mod acceptor;
 mod embedded;
