@@ -9,6 +9,14 @@ use crate::cluster::Status;
 use crate::control::ControlPlane;
 
 /// What carries the lanes.
+///
+/// # Example
+/// ```
+/// use gradwire::{Cluster, ClusterConfig, FabricChoice};
+/// let over_tcp = ClusterConfig { fabric: FabricChoice::Tcp, ..ClusterConfig::default() };
+/// assert_eq!(Cluster::embedded(over_tcp)?.fabric(), "tcp");
+/// # Ok::<(), gradwire::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FabricChoice {
     /// Shared memory on one host, else tcp.
@@ -69,6 +77,21 @@ impl Default for ClusterConfig {
 
 /// A cluster: servers, their tables, and the way to them. Clones share it; the last one to go stops it, once its
 /// sessions are gone.
+///
+/// # Example
+/// ```
+/// use gradwire::{Add, Cluster, ClusterConfig};
+/// let cluster = Cluster::embedded(ClusterConfig::default())?;
+/// std::thread::scope(|scope| {
+///     let workers: Vec<_> = (0..4)
+///         .map(|_| scope.spawn(|| cluster.session()?.sparse("hits", 1, Add)?.push(&[7], &[1.0])?.wait()))
+///         .collect();
+///     workers.into_iter().try_for_each(|worker| worker.join().unwrap_or(Ok(())))
+/// })?;
+/// let hits = cluster.session()?.sparse("hits", 1, Add)?;
+/// assert_eq!(hits.pull(&[7])?.wait()?[0], 4.0);
+/// # Ok::<(), gradwire::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Cluster {
     control: Arc<dyn ControlPlane>,

@@ -9,6 +9,18 @@ use crate::wire::ids::PartitionId;
 use crate::wire::{PullStatus, RefusalCode};
 
 /// Why an operation failed. No error leaves a table half changed.
+///
+/// # Example
+/// ```
+/// use gradwire::{Add, Cluster, ClusterConfig, Error};
+/// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+/// # let w = session.sparse("w", 2, Add)?;
+/// match w.push(&[1], &[1.0, 2.0, 3.0]) {
+///     Err(Error::Shape { expected: 2, found: 3, .. }) => {}
+///     other => panic!("one row of two values was asked for, not {other:?}"),
+/// }
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The control plane refused or did not answer.

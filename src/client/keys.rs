@@ -9,6 +9,13 @@ use gradwire_kernels::{self as kernels, Isa};
 const RESERVED_KEY: u64 = u64::MAX;
 
 /// Why a slice is not a key list.
+///
+/// # Example
+/// ```
+/// use gradwire::{KeyList, KeysError};
+/// let error = KeyList::new(vec![4, 4]).unwrap_err();
+/// assert_eq!(error, KeysError::Unsorted { index: 1, key: 4, previous: 4 });
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeysError {
     /// Not strictly increasing.
@@ -73,6 +80,16 @@ impl KeyList {
     ///
     /// # Errors
     /// [`KeysError`] when they are not, or when one is reserved.
+    ///
+    /// # Example
+    /// ```
+    /// use gradwire::KeyList;
+    /// let mut keys = vec![9, 4, 9];
+    /// keys.sort_unstable();
+    /// keys.dedup();
+    /// assert_eq!(&KeyList::new(keys)?[..], [4, 9]);
+    /// # Ok::<(), gradwire::KeysError>(())
+    /// ```
     pub fn new(keys: impl Into<Arc<[u64]>>) -> Result<Self, KeysError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let keys = keys.into();
@@ -99,6 +116,17 @@ impl TryFrom<Vec<u64>> for KeyList {
 }
 
 /// Anything that names rows: slices, vectors and arrays of strictly increasing keys, or a [`KeyList`].
+///
+/// # Example
+/// ```
+/// use gradwire::{KeyList, Keys};
+/// fn count(keys: &(impl Keys + ?Sized)) -> usize {
+///     keys.as_slice().len()
+/// }
+/// let list = KeyList::new(vec![1, 2])?;
+/// assert_eq!(count(&list) + count(&[7]) + count(&vec![8, 9]), 5);
+/// # Ok::<(), gradwire::KeysError>(())
+/// ```
 pub trait Keys {
     /// The keys.
     fn as_slice(&self) -> &[u64];

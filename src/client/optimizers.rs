@@ -5,6 +5,16 @@ use gradwire_kernels::Rule;
 macro_rules! optimizer {
     ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident = $default:expr,)* }) => {
         $(#[$doc])*
+        ///
+        /// # Example
+        /// ```
+        #[doc = concat!("use gradwire::{Cluster, ClusterConfig, ", stringify!($name), "};")]
+        /// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+        #[doc = concat!("let w = session.sparse(\"w\", 2, ", stringify!($name), "::default())?;")]
+        /// w.push(&[1], &[1.0, -1.0])?;
+        /// assert!(w.pull(&[1])?.wait()?[0] < 0.0); // against the gradient
+        /// # Ok::<(), gradwire::Error>(())
+        /// ```
         #[derive(Clone, Copy, Debug, PartialEq)]
         pub struct $name { $($(#[$fdoc])* pub $field: f32,)* }
 
@@ -21,6 +31,16 @@ macro_rules! optimizer {
     };
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
+        ///
+        /// # Example
+        /// ```
+        #[doc = concat!("use gradwire::{Cluster, ClusterConfig, ", stringify!($name), "};")]
+        /// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+        #[doc = concat!("let w = session.sparse(\"w\", 1, ", stringify!($name), ")?;")]
+        /// w.push(&[1], &[3.0])?;
+        /// assert_eq!(w.pull(&[1])?.wait()?[0], 3.0);
+        /// # Ok::<(), gradwire::Error>(())
+        /// ```
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct $name;
 

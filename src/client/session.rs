@@ -412,7 +412,8 @@ impl Session {
     }
 
     /// Bounds how stale later pulls may be, in clocks: each waits until every live worker has come within `bound` of
-    /// this session's clock. 0 is bulk-synchronous, `None` (the default) asynchronous.
+    /// this session's clock. 0 is bulk-synchronous, `None` (the default) asynchronous. Every live session counts as a
+    /// worker, also one that never clocks: drop those that only look before others wait.
     ///
     /// # Example
     /// ```

@@ -43,6 +43,17 @@ impl Default for TableOptions {
 }
 
 /// Everything in a table, sorted by key.
+///
+/// # Example
+/// ```
+/// # use gradwire::{Cluster, ClusterConfig, Ftrl};
+/// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+/// let w = session.sparse("w", 1, Ftrl::default())?;
+/// w.push(&[5], &[1.0])?.wait()?;
+/// let all = w.export()?;
+/// assert_eq!((all.keys.len(), all.values.len(), all.words), (1, 1, 2)); // ftrl keeps z and n
+/// # Ok::<(), gradwire::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Exported {
     /// Keys, increasing.
@@ -57,6 +68,19 @@ pub struct Exported {
 
 /// A table of rows by u64 key, of which each is made by the first push to it. Cheap to clone; a clone belongs to the
 /// same session.
+///
+/// # Example
+/// ```
+/// # use gradwire::{Adagrad, Cluster, ClusterConfig};
+/// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+/// let embedding = session.sparse("embedding", 4, Adagrad { lr: 0.5, epsilon: 1e-8 })?;
+/// let ids = [12, 90]; // any u64 but the largest, strictly increasing
+/// let before = embedding.pull(&ids)?.wait()?;
+/// embedding.push(&ids, &[1.0; 8])?;
+/// let after = embedding.pull(&ids)?.wait()?;
+/// assert!(before.iter().zip(after.iter()).all(|(before, after)| after < before));
+/// # Ok::<(), gradwire::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct SparseTable {
     shared: Arc<Shared>,
@@ -471,6 +495,16 @@ fn words(values: &[f32]) -> &[u32] {
 }
 
 /// A table of `rows` rows, all of which exist; a key is a row's index.
+///
+/// # Example
+/// ```
+/// # use gradwire::{Cluster, ClusterConfig, Sgd};
+/// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+/// let bias = session.dense("bias", 10, 1, Sgd { lr: 0.1 })?;
+/// bias.push(&[0, 9], &[1.0, 1.0])?;
+/// assert_eq!(bias.pull_all()?.wait()?.iter().filter(|value| **value != 0.0).count(), 2);
+/// # Ok::<(), gradwire::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct DenseTable {
     table: SparseTable,

@@ -11,6 +11,16 @@ use super::slots::SlotId;
 use crate::wire::ids::Clock;
 
 /// When a push's ticket is done.
+///
+/// # Example
+/// ```
+/// # use gradwire::{Ack, Add, Cluster, ClusterConfig, Push};
+/// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+/// # let w = session.sparse("w", 1, Add)?;
+/// w.push_with(&[1], &[1.0], Push { ack: Ack::Applied, ..Push::default() })?.wait()?; // soonest
+/// session.flush()?; // and now replicated too
+/// # Ok::<(), gradwire::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ack {
     /// When the head has applied it. The loss window: should the head die before its successors have it, the client
@@ -71,6 +81,17 @@ pub struct Pull {
 
 /// A push under way. Dropping it is fine: the push goes on, and a refusal comes out of the session's next `flush`,
 /// `clock` or `push`.
+///
+/// # Example
+/// ```
+/// # use gradwire::{Add, Cluster, ClusterConfig};
+/// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+/// # let w = session.sparse("w", 1, Add)?;
+/// let tickets: Vec<_> = (0..10).map(|key| w.push(&[key], &[1.0])).collect::<Result<_, _>>()?;
+/// tickets.iter().try_for_each(|ticket| ticket.wait())?;
+/// assert!(tickets.iter().all(|ticket| ticket.done()));
+/// # Ok::<(), gradwire::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Ticket {
     pub(super) shared: Arc<Shared>,
@@ -83,6 +104,15 @@ impl Ticket {
     /// # Errors
     /// [`Error::Refused`] when a server refused it for good; [`Error::Deadline`] when the wait ended first: the push
     /// goes on, its outcome is unknown, and waiting again is possible.
+    ///
+    /// # Example
+    /// ```
+    /// # use gradwire::{Add, Cluster, ClusterConfig};
+    /// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+    /// # let w = session.sparse("w", 1, Add)?;
+    /// w.push(&[1], &[1.0])?.wait()?;
+    /// # Ok::<(), gradwire::Error>(())
+    /// ```
     pub fn wait(&self) -> Result<(), Error> {
         self.wait_for(self.shared.deadline())
     }
@@ -91,11 +121,32 @@ impl Ticket {
     ///
     /// # Errors
     /// As [`Ticket::wait`].
+    ///
+    /// # Example
+    /// ```
+    /// # use gradwire::{Add, Cluster, ClusterConfig};
+    /// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+    /// # let w = session.sparse("w", 1, Add)?;
+    /// w.push(&[1], &[1.0])?.wait_for(std::time::Duration::from_secs(5))?;
+    /// # Ok::<(), gradwire::Error>(())
+    /// ```
     pub fn wait_for(&self, patience: Duration) -> Result<(), Error> {
         self.shared.wait_push(self.push, patience)
     }
 
     /// Whether [`Ticket::wait`] would return at once.
+    ///
+    /// # Example
+    /// ```
+    /// # use gradwire::{Add, Cluster, ClusterConfig};
+    /// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+    /// # let w = session.sparse("w", 1, Add)?;
+    /// let ticket = w.push(&[1], &[1.0])?;
+    /// while !ticket.done() {
+    ///     std::thread::yield_now(); // compute something
+    /// }
+    /// # Ok::<(), gradwire::Error>(())
+    /// ```
     #[must_use]
     pub fn done(&self) -> bool {
         self.shared.push_done(self.push)
@@ -108,7 +159,18 @@ impl Drop for Ticket {
     }
 }
 
-/// A pull under way.
+/// A pull under way. Dropping it is fine: its rows are thrown away when they come.
+///
+/// # Example
+/// ```
+/// # use gradwire::{Add, Cluster, ClusterConfig};
+/// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+/// # let w = session.sparse("w", 1, Add)?;
+/// let next = w.pull(&[4, 5])?; // asked for while this batch is worked on
+/// let rows = next.wait()?;
+/// assert_eq!(rows.len(), 2);
+/// # Ok::<(), gradwire::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct PullTicket {
     pub(super) shared: Arc<Shared>,
@@ -121,6 +183,15 @@ impl PullTicket {
     ///
     /// # Errors
     /// [`Error::Pull`] when a server could not answer, [`Error::Deadline`] when none did in time.
+    ///
+    /// # Example
+    /// ```
+    /// # use gradwire::{Add, Cluster, ClusterConfig};
+    /// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+    /// # let w = session.sparse("w", 1, Add)?;
+    /// assert_eq!(&w.pull(&[1, 2])?.wait()?[..], [0.0, 0.0]);
+    /// # Ok::<(), gradwire::Error>(())
+    /// ```
     pub fn wait(self) -> Result<Rows, Error> {
         let patience = self.patience;
         self.wait_for(patience)
@@ -130,6 +201,15 @@ impl PullTicket {
     ///
     /// # Errors
     /// As [`PullTicket::wait`].
+    ///
+    /// # Example
+    /// ```
+    /// # use gradwire::{Add, Cluster, ClusterConfig};
+    /// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+    /// # let w = session.sparse("w", 1, Add)?;
+    /// w.pull(&[1])?.wait_for(std::time::Duration::from_secs(5))?;
+    /// # Ok::<(), gradwire::Error>(())
+    /// ```
     pub fn wait_for(mut self, patience: Duration) -> Result<Rows, Error> {
         match self.pull {
             Some(pull) => {
@@ -142,6 +222,18 @@ impl PullTicket {
     }
 
     /// Whether [`PullTicket::wait`] would return at once.
+    ///
+    /// # Example
+    /// ```
+    /// # use gradwire::{Add, Cluster, ClusterConfig};
+    /// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+    /// # let w = session.sparse("w", 1, Add)?;
+    /// let pull = w.pull(&[1])?;
+    /// while !pull.ready() {
+    ///     std::thread::yield_now(); // compute something
+    /// }
+    /// # Ok::<(), gradwire::Error>(())
+    /// ```
     #[must_use]
     pub fn ready(&self) -> bool {
         self.pull.is_none_or(|pull| self.shared.pull_ready(pull))
@@ -193,24 +285,64 @@ impl Rows {
     }
 
     /// Whether the key at `index` has a row; where it has none the values are those a new row would start with.
+    ///
+    /// # Example
+    /// ```
+    /// # use gradwire::{Add, Cluster, ClusterConfig};
+    /// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+    /// # let w = session.sparse("w", 1, Add)?;
+    /// w.push(&[2], &[0.0])?;
+    /// let rows = w.pull(&[1, 2])?.wait()?;
+    /// assert!(!rows.found(0) && rows.found(1));
+    /// # Ok::<(), gradwire::Error>(())
+    /// ```
     #[must_use]
     pub fn found(&self, index: usize) -> bool {
         self.missing.get(index / 64).is_none_or(|word| word >> (index % 64) & 1 == 0)
     }
 
-    /// Lowest clock of the live workers that the rows reflect; none before any worker's first clock.
+    /// Lowest clock of the live workers that the rows reflect; none when no worker is live.
+    ///
+    /// # Example
+    /// ```
+    /// # use gradwire::{Add, Cluster, ClusterConfig};
+    /// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+    /// # let w = session.sparse("w", 1, Add)?;
+    /// session.clock()?;
+    /// assert_eq!(w.pull(&[1])?.wait()?.clock().map(|clock| clock.0), Some(1));
+    /// # Ok::<(), gradwire::Error>(())
+    /// ```
     #[must_use]
     pub fn clock(&self) -> Option<Clock> {
         self.clock
     }
 
     /// How many clocks the slowest worker in these rows is behind this session.
+    ///
+    /// # Example
+    /// ```
+    /// # use gradwire::{Add, Cluster, ClusterConfig};
+    /// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+    /// # let w = session.sparse("w", 1, Add)?;
+    /// assert_eq!(w.pull(&[1])?.wait()?.staleness(), Some(0)); // alone, nobody is late
+    /// # Ok::<(), gradwire::Error>(())
+    /// ```
     #[must_use]
     pub fn staleness(&self) -> Option<u64> {
         self.clock.map(|clock| self.asked_at.0.saturating_sub(clock.0))
     }
 
     /// The values alone, their memory with them.
+    ///
+    /// # Example
+    /// ```
+    /// # use gradwire::{Add, Cluster, ClusterConfig};
+    /// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+    /// # let w = session.sparse("w", 1, Add)?;
+    /// let values: Vec<f32> = w.pull(&[1, 2])?.wait()?.into_values();
+    /// assert_eq!(values, [0.0, 0.0]);
+    /// # Ok::<(), gradwire::Error>(())
+    /// ```
     #[must_use]
     pub fn into_values(self) -> Vec<f32> {
         self.values
