@@ -1,15 +1,11 @@
-//! Facts about this build, given to the crate; nothing here can fail a build.
+//! A fact about this build, given to the crate; nothing here can fail a build.
 //!
-//! - `GRADWIRE_COMMIT` (environment of the compilation): the short commit hash for `--version` and every report, or
-//!   `unknown` where the sources are not a git checkout.
-//! - cfg `verbs_headers`: the machine that builds has the libibverbs headers, so that tests may compare our own
-//!   declarations with them. The program never needs them: it opens the library at run time.
+//! `GRADWIRE_COMMIT` (environment of the compilation): the short commit hash for `--version` and every report, or
+//! `unknown` where the sources are not a git checkout.
 #![allow(clippy::print_stdout, reason = "cargo reads a build script's instructions from its standard output")]
 
 use std::path::Path;
 use std::process::Command;
-
-const VERBS_HEADER: &str = "/usr/include/infiniband/verbs.h";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -17,12 +13,6 @@ fn main() {
     let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
     println!("cargo::rustc-env=GRADWIRE_COMMIT={commit}");
     watch_commit();
-
-    println!("cargo::rustc-check-cfg=cfg(verbs_headers)");
-    if Path::new(VERBS_HEADER).exists() {
-        println!("cargo::rustc-cfg=verbs_headers");
-        println!("cargo::rerun-if-changed={VERBS_HEADER}");
-    }
 }
 
 /// Runs this script again when the commit changes.

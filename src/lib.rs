@@ -43,8 +43,15 @@ pub use client::{
     FabricChoice, Ftrl, KeyList, Keys, KeysError, Max, Momentum, Nesterov, Pull, PullTicket, Push,
     RowAdagrad, Rows, Session, Sgd, SparseTable, TableOptions, Ticket,
 };
+pub use cluster::Status;
 pub use control::ControlError;
 pub use gradwire_kernels::{Dtype, Rule};
 pub use linalg::Localized;
-pub use store::{Init, TableSchema};
-pub use wire::RefusalCode;
+pub use store::{Init, TableKind, TableSchema};
+pub use wire::ids::{PartitionId, SessionId};
+pub use wire::{PullStatus, RefusalCode};
+
+/// Compiles and runs the README's first program.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gradwire::{
-    Ack, Adagrad, Add, Cluster, ClusterConfig, Error, FabricChoice, Init, KeyList, Pull, Push, RefusalCode,
-    Sgd, TableOptions,
+    Ack, Adagrad, Add, Cluster, ClusterConfig, Dtype, Error, FabricChoice, Init, KeyList, Pull, Push,
+    RefusalCode, Sgd, TableOptions,
 };
 
 /// A small deterministic source of numbers for the tests.
@@ -314,4 +314,40 @@ fn the_same_seed_gives_the_same_rows_in_another_cluster() {
         table.export().unwrap()
     };
     assert_eq!(run(), run());
+}
+
+#[test]
+fn every_way_to_change_and_read_rows_works_over_every_fabric() {
+    on_each_fabric(|config| {
+        let cluster = Cluster::embedded(config).unwrap();
+        let session = cluster.session().unwrap();
+        let options = TableOptions { dtype: Dtype::Bf16, ..TableOptions::default() };
+        let table = session.sparse_with("half", 2, Add, options).unwrap();
+        let keys: Vec<u64> = (0..100).collect();
+        let seen = table.push_pull(&keys, &[1.5; 200]).unwrap().wait().unwrap();
+        assert!(seen.iter().all(|value| *value == 1.5), "1.5 has a bf16");
+        table.assign(&keys[..50], &[-2.0; 100]).unwrap();
+        table.erase(&keys[90..]).unwrap();
+        let strong = Pull { strong: true, ..Pull::default() };
+        let rows = table.pull_with(&keys, strong).unwrap().wait().unwrap();
+        for (key, row) in rows.chunks_exact(2).enumerate() {
+            let expected = if key < 50 {
+                -2.0
+            } else if key < 90 {
+                1.5
+            } else {
+                0.0
+            };
+            assert_eq!((row, rows.found(key)), (&[expected; 2][..], key < 90), "key {key}");
+        }
+        assert_eq!(table.len().unwrap(), 90);
+        let all = table.export().unwrap();
+        let copy = session.sparse_with("copy", 2, Add, options).unwrap();
+        copy.import(&all.keys, &all.rows).unwrap();
+        assert_eq!(copy.export().unwrap(), all);
+        let clock = session.clock().unwrap();
+        let waiting = Pull { at_least: Some(clock), ..Pull::default() };
+        let rows = table.pull_with(&[1], waiting).unwrap().wait().unwrap();
+        assert!(rows.clock() >= Some(clock));
+    });
 }

@@ -107,7 +107,7 @@ impl Link {
             if self.turn() {
                 self.backoff.busy();
             } else {
-                watchdog.idle(self.backoff.idle(&mut self.port, NAP));
+                watchdog.idle(self.backoff.idle(|| self.port.wait(NAP)));
             }
         }
     }
@@ -129,7 +129,7 @@ impl Link {
                 assert!(!self.down(), "the lane went down");
                 self.backoff.busy();
             } else {
-                watchdog.idle(self.backoff.idle(&mut self.port, NAP));
+                watchdog.idle(self.backoff.idle(|| self.port.wait(NAP)));
             }
         }
     }
@@ -162,7 +162,7 @@ fn receive_and_answer(end: LaneEnd, waiting: Waiting) -> JoinHandle<()> {
             if happened || taken > 0 {
                 link.backoff.busy();
             } else {
-                link.backoff.idle(&mut link.port, NAP);
+                link.backoff.idle(|| link.port.wait(NAP));
             }
         }
     })

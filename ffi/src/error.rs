@@ -27,7 +27,7 @@ impl MachineError {
             (Errno::MFILE, _) => "raise the limit of open files (ulimit -n)",
             (Errno::NFILE, _) => "raise fs.file-max or close files of other processes",
             (Errno::PERM | Errno::NOSYS | Errno::ACCESS, "memfd_create") => {
-                "allow memfd_create in the container's seccomp profile, or use --fabric tcp"
+                "allow memfd_create in the container's seccomp profile, or choose the tcp fabric"
             }
             (Errno::PERM | Errno::NOSYS | Errno::ACCESS, _) => {
                 "allow the call in the container's seccomp profile"
@@ -38,7 +38,7 @@ impl MachineError {
             }
             (Errno::NOMEM | Errno::NOSPC | Errno::NOBUFS, _) => "free memory, or ask for smaller rings",
             (Errno::INVAL, "sched_setaffinity") => "name a core that this process may use",
-            _ => "see the call's manual page",
+            _ => "see the manual page of the call for this error, and the machine's log (dmesg)",
         }
     }
 }

@@ -3,6 +3,13 @@
 use std::fmt;
 
 /// Format of the values of a row; optimizer state is always f32.
+///
+/// # Example
+/// ```
+/// use gradwire_kernels::{Dtype, RowLayout, Rule};
+/// let words = |dtype| RowLayout::new(&Rule::Add, 16, dtype).words();
+/// assert_eq!((words(Dtype::F32), words(Dtype::Bf16)), (16, 8));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
     /// 32-bit IEEE floats.
@@ -12,6 +19,13 @@ pub enum Dtype {
 }
 
 /// How a pushed `g` changes the values `w` of a row and its state. Order of operations: the files of `update/`.
+///
+/// # Example
+/// ```
+/// use gradwire_kernels::Rule;
+/// assert!(Rule::Sgd { lr: 0.1 }.validate().is_ok());
+/// assert!(Rule::Sgd { lr: f32::NAN }.validate().is_err());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rule {
     /// `w -= lr g`.

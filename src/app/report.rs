@@ -106,6 +106,8 @@ pub struct TrainReport {
     pub seed: u64,
     /// Transport between workers and servers.
     pub fabric: String,
+    /// Why it is that one.
+    pub fabric_reason: String,
     /// Server threads.
     pub servers: usize,
     /// Copies of each partition.

@@ -57,7 +57,7 @@ impl Drop for Display {
 /// The two ways to show.
 enum Painter {
     Bar(ProgressBar),
-    Lines { stage: String, began: Instant },
+    Lines { began: Instant },
 }
 
 impl Painter {
@@ -65,7 +65,7 @@ impl Painter {
         if io::stderr().is_terminal() {
             Self::Bar(ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()))
         } else {
-            Self::Lines { stage: String::new(), began: Instant::now() }
+            Self::Lines { began: Instant::now() }
         }
     }
 
@@ -101,10 +101,7 @@ impl Painter {
                 bar.set_position(snapshot.done);
                 bar.tick();
             }
-            Self::Lines { stage, began } => {
-                if *stage != snapshot.stage.name {
-                    stage.clone_from(&snapshot.stage.name);
-                }
+            Self::Lines { began } => {
                 let _ = writeln!(io::stderr(), "{}", line(snapshot, began.elapsed()));
             }
         }

@@ -75,8 +75,8 @@ fn print(trained: &Trained) -> io::Result<()> {
     writeln!(
         out,
         "Will a flight be more than 15 minutes late? Logistic regression by {}; passes: {}, workers: {}, server \
-         threads: {}, over {}.",
-        report.solver, report.epochs, report.workers, report.servers, report.fabric
+         threads: {}, over {} ({}).",
+        report.solver, report.epochs, report.workers, report.servers, report.fabric, report.fabric_reason
     )?;
     if let Some(score) = &trained.score {
         let auc = score.auc.unwrap_or(f64::NAN);

@@ -58,7 +58,7 @@ impl Run {
         };
         progress.begin("export", "rows", None);
         let model = lr::export(&cluster, &self.config.solver, self.features.clone())?;
-        let report = self.report(&passes, trained_in, score.as_ref(), &model, cluster.fabric());
+        let report = self.report(&passes, trained_in, score.as_ref(), &model, &cluster);
         Ok(Trained { model, score, report })
     }
 
@@ -68,7 +68,7 @@ impl Run {
         trained_in: Duration,
         score: Option<&Score>,
         model: &Model,
-        fabric: &str,
+        cluster: &Cluster,
     ) -> TrainReport {
         let examples = passes.iter().map(|p| p.examples).sum();
         let seconds = trained_in.as_secs_f64();
@@ -86,7 +86,8 @@ impl Run {
             epochs: self.config.epochs,
             workers: self.config.workers,
             seed: self.seed,
-            fabric: fabric.to_owned(),
+            fabric: cluster.fabric().to_owned(),
+            fabric_reason: cluster.fabric_reason().to_owned(),
             servers: self.servers,
             replicas: 1,
             recoveries: 0,
@@ -112,8 +113,14 @@ impl Trained {
         let mut out = io::stdout().lock();
         writeln!(
             out,
-            "trained      {} on {} examples; passes: {}, workers: {}, server threads: {}, over {}",
-            report.solver, report.examples, report.epochs, report.workers, report.servers, report.fabric
+            "trained      {} on {} examples; passes: {}, workers: {}, server threads: {}, over {} ({})",
+            report.solver,
+            report.examples,
+            report.epochs,
+            report.workers,
+            report.servers,
+            report.fabric,
+            report.fabric_reason
         )?;
         writeln!(out, "rate         {:.0} examples/s, {:.2} s", report.examples_per_s, report.seconds)?;
         writeln!(out, "weights      {} not zero", report.nonzeros)?;

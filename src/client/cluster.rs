@@ -19,7 +19,7 @@ use crate::control::ControlPlane;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FabricChoice {
-    /// Shared memory on one host, else tcp.
+    /// Shared memory where it can be had, else tcp; [`Cluster::fabric_reason`] says why.
     #[default]
     Auto,
     /// Shared memory.
@@ -96,12 +96,13 @@ impl Default for ClusterConfig {
 pub struct Cluster {
     control: Arc<dyn ControlPlane>,
     config: Arc<ClusterConfig>,
+    fabric_reason: Arc<str>,
 }
 
 impl Cluster {
     /// A cluster behind a control plane.
-    pub(crate) fn over(control: Arc<dyn ControlPlane>, config: ClusterConfig) -> Self {
-        Self { control, config: Arc::new(config) }
+    pub(crate) fn over(control: Arc<dyn ControlPlane>, config: ClusterConfig, fabric_reason: String) -> Self {
+        Self { control, config: Arc::new(config), fabric_reason: fabric_reason.into() }
     }
 
     /// Opens a session: one for each worker thread.
@@ -148,6 +149,20 @@ impl Cluster {
     #[must_use]
     pub fn fabric(&self) -> &'static str {
         self.control.fabric().name()
+    }
+
+    /// Why it is that one.
+    ///
+    /// # Example
+    /// ```
+    /// # use gradwire::{Cluster, ClusterConfig, FabricChoice};
+    /// let config = ClusterConfig { fabric: FabricChoice::Shm, ..ClusterConfig::default() };
+    /// assert_eq!(Cluster::embedded(config)?.fabric_reason(), "asked for");
+    /// # Ok::<(), gradwire::Error>(())
+    /// ```
+    #[must_use]
+    pub fn fabric_reason(&self) -> &str {
+        &self.fabric_reason
     }
 
     /// How this cluster was built.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::cluster::{Cluster, ClusterConfig, FabricChoice};
 use super::error::Error;
-use crate::lane::FabricKind;
+use crate::lane::{FabricKind, MIN_RING_BYTES, shm};
 use crate::server::{Embedded, EmbeddedConfig};
 
 impl Cluster {
@@ -23,13 +23,15 @@ impl Cluster {
     /// ```
     pub fn embedded(config: ClusterConfig) -> Result<Self, Error> {
         let shards = u32::try_from(config.servers).unwrap_or(u32::MAX);
+        let (fabric, reason) = match config.fabric {
+            FabricChoice::Shm => (FabricKind::Shm, "asked for".to_owned()),
+            FabricChoice::Tcp => (FabricKind::Tcp, "asked for".to_owned()),
+            FabricChoice::Auto => choose(),
+        };
         let embedded = Embedded::start(EmbeddedConfig {
             shards,
             partitions: config.partitions.unwrap_or(shards),
-            fabric: match config.fabric {
-                FabricChoice::Auto | FabricChoice::Shm => FabricKind::Shm,
-                FabricChoice::Tcp => FabricKind::Tcp,
-            },
+            fabric,
             memory_bytes: config.memory_bytes,
             ring_bytes: config.ring_bytes,
             // A record takes at most a quarter of its ring, an entry a quarter of its log.
@@ -38,6 +40,14 @@ impl Cluster {
             pin: config.pin,
             deadline: config.deadline,
         })?;
-        Ok(Self::over(Arc::new(embedded), config))
+        Ok(Self::over(Arc::new(embedded), config, reason))
+    }
+}
+
+/// Shared memory when a lane of it can be made here, which a container's seccomp profile may forbid; else tcp.
+fn choose() -> (FabricKind, String) {
+    match shm::pair(MIN_RING_BYTES) {
+        Ok(_) => (FabricKind::Shm, "workers and servers share this host".to_owned()),
+        Err(error) => (FabricKind::Tcp, format!("shared memory failed: {error}")),
     }
 }

@@ -63,7 +63,8 @@ pub(super) struct Link {
     pub(super) queue: VecDeque<Outgoing>,
     /// Bytes of this side's inbox that replies on their way may take.
     pub(super) reserved: usize,
-    connect_at: Option<Instant>,
+    /// Not before then.
+    pub(super) connect_at: Option<Instant>,
     backoff: Duration,
     pub(super) last_error: Option<String>,
 }
@@ -385,15 +386,16 @@ impl<F: Fabric> Engine<F> {
         schema: &TableSchema,
         keys: &[u64],
         identity: Option<u64>,
-        key_bytes: usize,
+        row_bytes: usize,
     ) -> Result<Arc<KeyPlan>, Error> {
         let limit = self.limits.payload_bytes();
-        let part_keys = limit / key_bytes;
+        // A request's row goes with its key of 8 bytes, a reply's with a bit of a bitmap that is padded to a word.
+        let part_keys = limit.saturating_sub(8) / (row_bytes + 8 + 1);
         if part_keys == 0 {
             return Err(Error::RowTooLarge {
-                row_bytes: key_bytes,
+                row_bytes,
                 limit,
-                needed: (key_bytes + 128).next_power_of_two() * 4,
+                needed: (row_bytes + 256).next_power_of_two() * 4,
             });
         }
         Ok(self.plans.plan(table, schema, keys, identity, part_keys))

@@ -30,7 +30,9 @@ pub enum Error {
     #[error(transparent)]
     Keys(#[from] KeysError),
     /// A slice does not have the length its keys call for.
-    #[error("{what} for table {table:?} has {found} values, its keys call for {expected}")]
+    #[error(
+        "{what} for table {table:?} has {found} values, its keys call for {expected}; give a row of values for each key"
+    )]
     Shape {
         /// The table.
         table: String,
@@ -108,15 +110,21 @@ pub enum Error {
 fn refusal_text(code: RefusalCode) -> &'static str {
     match code {
         RefusalCode::NoTable => "the table was dropped; open it again",
-        RefusalCode::Shape => "the values do not match the table's dimension",
+        RefusalCode::Shape => {
+            "the values do not match the table's dimension; open the table again with its own"
+        }
         RefusalCode::Unsorted => "its keys are not strictly increasing; sort them and drop repeats",
         RefusalCode::ReservedKey => "the key 18446744073709551615 is reserved; use another",
         RefusalCode::Memory => {
-            "the server's memory budget has no room for its new rows; raise --memory or add servers"
+            "the server's memory budget has no room for its new rows; raise memory_bytes or add servers"
         }
         RefusalCode::HashFlood => "too many of its keys share their hash; use another table seed",
-        RefusalCode::RowOutOfRange => "a row index is beyond the table's rows",
-        RefusalCode::Unsupported => "this kind of table cannot do that",
+        RefusalCode::RowOutOfRange => {
+            "a row index is beyond the table's rows; use indices below them, or a table with more"
+        }
+        RefusalCode::Unsupported => {
+            "this kind of table cannot do that; rows of dense tables are never erased"
+        }
         RefusalCode::WrongPartition => {
             "a key belongs to another partition; client and server disagree about the table"
         }
@@ -134,8 +142,10 @@ fn status_text(status: PullStatus) -> &'static str {
             "the other workers' clocks did not come in time; see whether they live, or allow more staleness"
         }
         PullStatus::NoTable => "the table was dropped; open it again",
-        PullStatus::Shape => "the dimension asked for is not the table's",
-        PullStatus::Keys => "its keys are not strictly increasing, reserved, or beyond the table's rows",
+        PullStatus::Shape => "the dimension asked for is not the table's; open the table again",
+        PullStatus::Keys => {
+            "its keys are not strictly increasing, reserved, or beyond the table's rows; sort them and drop what is outside"
+        }
         PullStatus::NotServing => "the server may not answer now; try again",
         PullStatus::Malformed => {
             "its record does not hold what it names; client and server builds may differ"

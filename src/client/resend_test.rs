@@ -1,8 +1,8 @@
 //! Lanes that die under way: nothing acknowledged is lost, nothing is applied twice.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Cluster, ClusterConfig, FabricChoice, KeyList, Session};
+use super::{Cluster, ClusterConfig, Error, FabricChoice, KeyList, Pull, Push, Session};
 use crate::Add;
 
 impl Session {
@@ -14,6 +14,37 @@ impl Session {
             engine.close(lane, "cut by a test");
         }
     }
+}
+
+/// Keeps a session from opening lanes, or lets it again.
+fn hold_lanes(session: &Session, held: bool) {
+    let mut engine = session.shared.engine();
+    for link in &mut engine.links {
+        link.connect_at = held.then(|| Instant::now() + Duration::from_secs(3600));
+    }
+}
+
+#[test]
+fn a_full_window_ends_in_a_deadline_that_names_the_cause_and_nothing_is_lost() {
+    let config = ClusterConfig { servers: 1, window: 2, ..ClusterConfig::default() };
+    let session = Cluster::embedded(config).unwrap().session().unwrap();
+    let table = session.sparse("counts", 1, Add).unwrap();
+    table.push(&[1], &[1.0]).unwrap().wait().unwrap();
+    session.cut_lanes();
+    hold_lanes(&session, true);
+    let short = Push { deadline: Some(Duration::from_millis(20)), ..Push::default() };
+    let first = table.push_with(&[1], &[1.0], short).unwrap();
+    table.push_with(&[1], &[1.0], short).unwrap();
+    let refused = table.push_with(&[1], &[1.0], short).unwrap_err();
+    assert!(matches!(refused, Error::Deadline { .. }), "{refused}");
+    assert!(refused.to_string().contains("cut by a test"), "{refused}");
+    assert!(matches!(first.wait_for(Duration::from_millis(20)), Err(Error::Deadline { .. })));
+    let pull = Pull { deadline: Some(Duration::from_millis(20)), ..Pull::default() };
+    assert!(matches!(table.pull_with(&[1], pull).unwrap().wait(), Err(Error::Deadline { .. })));
+    hold_lanes(&session, false);
+    first.wait().unwrap();
+    session.flush().unwrap();
+    assert_eq!(table.pull(&[1]).unwrap().wait().unwrap()[0], 3.0, "the refused push was never sent");
 }
 
 fn sums_are_exact_when_lanes_are_cut(fabric: FabricChoice) {

@@ -216,8 +216,7 @@ impl Shared {
         if identity.is_none() {
             super::keys::check(keys.as_slice())?;
         }
-        // 9 bits of a reply's row go to its bitmap; 8 bytes of a request's to the key.
-        self.engine().plan(table, schema, keys.as_slice(), identity, row_bytes + 8)
+        self.engine().plan(table, schema, keys.as_slice(), identity, row_bytes)
     }
 }
 
@@ -460,11 +459,12 @@ impl Session {
     /// ```
     /// # use gradwire::{Cluster, ClusterConfig};
     /// # let cluster = Cluster::embedded(ClusterConfig::default())?;
-    /// std::thread::scope(|scope| {
+    /// let all_passed = std::thread::scope(|scope| {
     ///     let workers: Vec<_> =
     ///         (0..2).map(|_| scope.spawn(|| cluster.session()?.barrier("start", 2))).collect();
     ///     workers.into_iter().all(|worker| worker.join().is_ok_and(|result| result.is_ok()))
     /// });
+    /// assert!(all_passed);
     /// # Ok::<(), gradwire::Error>(())
     /// ```
     pub fn barrier(&self, name: &str, count: usize) -> Result<(), Error> {

@@ -10,7 +10,7 @@ use super::keys::Keys;
 use super::pull_path::{PullOptions, at_least};
 use super::push_path::PushRequest;
 use super::session::Shared;
-use super::ticket::{Ack, Pull, PullTicket, Push, Rows, Ticket};
+use super::ticket::{Ack, Pull, PullTicket, Push, Ticket};
 use crate::store::{Init, TableSchema};
 use crate::wire::ids::{PartitionId, TableId};
 use crate::wire::{CountBody, CountReplyBody, ExportBody, ExportReplyBody, Kind, Level, NO_CLOCK, PushOp};
@@ -148,7 +148,7 @@ impl SparseTable {
     /// ```
     pub fn pull_with(&self, keys: &(impl Keys + ?Sized), pull: Pull) -> Result<PullTicket, Error> {
         let patience = pull.deadline.unwrap_or(self.shared.deadline());
-        let plan = self.shared.plan(self.id, &self.schema, keys, self.dim() * 4 + 1)?;
+        let plan = self.shared.plan(self.id, &self.schema, keys, self.dim() * 4)?;
         if plan.parts.is_empty() {
             return Ok(PullTicket { shared: Arc::clone(&self.shared), pull: None, patience });
         }
@@ -319,7 +319,7 @@ impl SparseTable {
         }
         let patience = push.deadline.unwrap_or(self.shared.deadline());
         // A pull of the same list must find the same parts, so that a server knows them by the same digests.
-        let row_bytes = if op == PushOp::Import { width * 4 } else { self.dim() * 4 + 1 };
+        let row_bytes = if op == PushOp::Import { width * 4 } else { self.dim() * 4 };
         let plan = self.shared.plan(self.id, &self.schema, keys, row_bytes)?;
         for ticket in push.after {
             ticket.wait_for(patience)?;
@@ -554,11 +554,5 @@ impl std::ops::Deref for DenseTable {
 
     fn deref(&self) -> &SparseTable {
         &self.table
-    }
-}
-
-impl AsRef<[f32]> for Rows {
-    fn as_ref(&self) -> &[f32] {
-        self
     }
 }

@@ -356,3 +356,9 @@ impl Deref for Rows {
         &self.values
     }
 }
+
+impl AsRef<[f32]> for Rows {
+    fn as_ref(&self) -> &[f32] {
+        self
+    }
+}

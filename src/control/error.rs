@@ -11,6 +11,16 @@ use crate::store::{TableError, TableSchema};
 use crate::wire::ids::ShardId;
 
 /// Why the control plane refused, or did not answer.
+///
+/// # Example
+/// ```
+/// use gradwire::{Add, Cluster, ClusterConfig, ControlError, Error};
+/// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+/// session.sparse("w", 1, Add)?;
+/// let other = session.sparse("w", 2, Add);
+/// assert!(matches!(other, Err(Error::Control(ControlError::SchemaMismatch { .. }))));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, Error)]
 pub enum ControlError {
     /// The name stands for another schema.

@@ -52,7 +52,9 @@ pub enum DataError {
         what: String,
     },
     /// A column that the specification names is not in the header.
-    #[error("{file} has no column {column:?}; its columns are: {header}")]
+    #[error(
+        "{file}:1: there is no column {column:?}, the header has: {header}; check --label, --categorical, --numeric and --cross"
+    )]
     NoColumn {
         /// The file.
         file: String,
@@ -80,7 +82,7 @@ pub enum DataError {
     StdinTwice,
     /// More rows than an order of rows can number.
     #[error(
-        "{rows} examples do not fit one process (at most 4294967295 in memory); lower the memory budget to stream them"
+        "{rows} examples do not fit one process (at most 4294967295 in memory); split the input, or give it as `-` to stream it"
     )]
     TooManyRows {
         /// Rows seen so far.

@@ -21,10 +21,12 @@ pub enum DownReason {
         unit: &'static str,
     },
     /// Bytes that are no record.
-    #[error("the peer sent bytes that are no record: {0}")]
+    #[error("the peer sent bytes that are no record: {0}; reconnect")]
     BadRecord(WireError),
     /// A record above the limit.
-    #[error("the peer sent a record of {bytes} bytes, the lane's limit is {limit}")]
+    #[error(
+        "the peer sent a record of {bytes} bytes, the lane's limit is {limit}; give both ends the same ring size"
+    )]
     RecordTooLarge {
         /// Its bytes, header and padding included.
         bytes: u64,
@@ -80,7 +82,7 @@ pub enum AdoptError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FenceError {
     /// The lane was closed before; nothing remote can land.
-    #[error("the lane is closed already")]
+    #[error("the lane is closed already; nothing is left to fence")]
     Closed,
 }
 
@@ -91,10 +93,10 @@ pub enum GrantError {
     #[error("the lane is down; reconnect")]
     Down,
     /// No such grant.
-    #[error("the grant was released or never made")]
+    #[error("the grant was released or never made; grant anew")]
     Unknown,
     /// The bytes are not all inside the grant.
-    #[error("{bytes} bytes at {offset} leave a grant of {granted}")]
+    #[error("{bytes} bytes at {offset} leave a grant of {granted}; stay inside, or grant more")]
     OutOfBounds {
         /// First byte meant.
         offset: usize,
@@ -127,7 +129,7 @@ pub enum PlaceError {
         grant: u64,
     },
     /// The bytes are not all inside the grant.
-    #[error("{bytes} bytes at {offset} leave a grant of {granted}")]
+    #[error("{bytes} bytes at {offset} leave a grant of {granted}; stay inside, or grant more")]
     OutOfBounds {
         /// First byte meant.
         offset: usize,

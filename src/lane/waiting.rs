@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::Fabric;
-
 /// How long to poll before sleeping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiting {
@@ -50,9 +48,9 @@ impl Backoff {
         self.idle_since = None;
     }
 
-    /// There was none: pauses, or sleeps in [`Fabric::wait`] for at most `timeout` when polling was long enough. True
-    /// after a sleep.
-    pub fn idle(&mut self, fabric: &mut impl Fabric, timeout: Duration) -> bool {
+    /// There was none: pauses, or sleeps by `sleep` (a bounded [`super::Fabric::wait`]) when polling was long enough.
+    /// True after a sleep.
+    pub fn idle(&mut self, sleep: impl FnOnce()) -> bool {
         if self.waiting.spin == Duration::MAX {
             std::hint::spin_loop();
             return false;
@@ -69,7 +67,7 @@ impl Backoff {
                 return false;
             }
         }
-        fabric.wait(timeout);
+        sleep();
         self.busy();
         true
     }

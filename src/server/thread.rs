@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::shard::{Command, Shard, ShardConfig};
 use crate::control::ControlError;
-use crate::lane::{Fabric, Port, Waker};
+use crate::lane::{Backoff, Fabric, Port, Waiting, Waker};
 use crate::wire::ids::ShardId;
 
 /// Longest sleep of a shard with nothing to do: it then looks at its floating-point control word and goes on sleeping.
@@ -143,7 +143,7 @@ impl ShardHandle {
 
 /// Turns while there is work, looks a little longer for more, then sleeps.
 fn run<F: Fabric>(mut shard: Shard<F>, spin: Duration) {
-    let mut active = Instant::now();
+    let mut backoff = Backoff::new(Waiting { spin });
     loop {
         let now = Instant::now();
         let progress = shard.turn(now);
@@ -151,12 +151,10 @@ fn run<F: Fabric>(mut shard: Shard<F>, spin: Duration) {
             return;
         }
         if progress.busy {
-            active = now;
-        } else if now.duration_since(active) < spin {
-            std::hint::spin_loop();
+            backoff.busy();
         } else {
             let due = progress.timer.map_or(IDLE_WAIT, |timer| timer.saturating_duration_since(now));
-            shard.wait(due.min(IDLE_WAIT));
+            backoff.idle(|| shard.wait(due.min(IDLE_WAIT)));
         }
     }
 }

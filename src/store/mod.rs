@@ -191,11 +191,6 @@ impl Store {
         self.budget.peak()
     }
 
-    /// The budget.
-    pub fn memory_budget(&self) -> u64 {
-        self.budget.limit()
-    }
-
     /// Bytes that tables keep resident: whole huge pages of which anything is used, so a little above what they charge.
     pub fn bytes_resident(&self) -> u64 {
         self.tables.values().map(Table::resident_bytes).sum()

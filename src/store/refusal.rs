@@ -53,7 +53,7 @@ pub enum Refusal {
     },
     /// New rows would not fit the memory budget. Existing rows can still be pushed to and pulled.
     #[error(
-        "table {} needs {needed} more bytes for new rows and the memory budget is {budget}; raise --memory, add servers, or erase rows",
+        "table {} needs {needed} more bytes for new rows and the memory budget is {budget}; raise memory_bytes, add servers, or erase rows",
         .table.0
     )]
     Memory {
@@ -106,7 +106,7 @@ pub enum TableError {
         table: TableId,
     },
     /// The partition is here already.
-    #[error("partition {} of table {} is already on this shard", .partition.0, .table.0)]
+    #[error("partition {} of table {} is already on this shard; use it as it is", .partition.0, .table.0)]
     PartitionExists {
         /// The table.
         table: TableId,
@@ -114,7 +114,7 @@ pub enum TableError {
         partition: PartitionId,
     },
     /// A partition number beyond the schema's.
-    #[error("table {} has {partitions} partitions, there is no {}", .table.0, .partition.0)]
+    #[error("table {} has {partitions} partitions, there is no {}; number them from 0", .table.0, .partition.0)]
     NoSuchPartition {
         /// The table.
         table: TableId,
@@ -125,7 +125,7 @@ pub enum TableError {
     },
     /// The table does not fit the memory budget.
     #[error(
-        "table {} needs {needed} bytes and the memory budget of {budget} is spent; raise --memory or add servers",
+        "table {} needs {needed} bytes and the memory budget of {budget} is spent; raise memory_bytes or add servers",
         .table.0
     )]
     Memory {

@@ -29,6 +29,16 @@ pub enum TableKind {
 }
 
 /// Values of a row before its first push.
+///
+/// # Example
+/// ```
+/// # use gradwire::{Add, Cluster, ClusterConfig, Init, TableOptions};
+/// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+/// let options = TableOptions { init: Init::Uniform { scale: 0.01 }, seed: 7, ..TableOptions::default() };
+/// let w = session.sparse_with("w", 1, Add, options)?;
+/// assert!(w.pull(&[1])?.wait()?[0].abs() <= 0.01);
+/// # Ok::<(), gradwire::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
     /// All zero.
@@ -41,6 +51,16 @@ pub enum Init {
 }
 
 /// The definition of a table.
+///
+/// # Example
+/// ```
+/// # use gradwire::{Cluster, ClusterConfig, Ftrl};
+/// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+/// let table = session.sparse("w", 1, Ftrl::default())?;
+/// assert_eq!((table.schema().name.as_str(), table.schema().dim), ("w", 1));
+/// assert!(table.schema().validate().is_ok());
+/// # Ok::<(), gradwire::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct TableSchema {
     /// 1 to 255 bytes.

@@ -83,6 +83,16 @@ wire_enum! {
 
 wire_enum! {
     /// Why a push was refused for good. It used up its sequence as an empty entry (C3).
+    ///
+    /// # Example
+    /// ```
+    /// use gradwire::{Add, Cluster, ClusterConfig, Error, RefusalCode};
+    /// # let session = Cluster::embedded(ClusterConfig::default())?.session()?;
+    /// let table = session.dense("V", 10, 1, Add)?;
+    /// let refused = table.push(&[10], &[1.0])?.wait();
+    /// assert!(matches!(refused, Err(Error::Refused { code: RefusalCode::RowOutOfRange, .. })));
+    /// # Ok::<(), Error>(())
+    /// ```
     RefusalCode: u16 {
         /// The table does not exist.
         NoTable = 1,

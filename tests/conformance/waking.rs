@@ -63,7 +63,7 @@ fn two_threads_that_poll_a_little_never_miss_each_other(pairing: &dyn Pairing) {
                 side.port.flush();
                 backoff.busy();
             } else {
-                backoff.idle(&mut side.port, FOREVER);
+                backoff.idle(|| side.port.wait(FOREVER));
             }
         }
     };
