@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gradwire::{
-    Ack, Adagrad, Add, Cluster, ClusterConfig, Dtype, Error, FabricChoice, Init, KeyList, Pull, Push,
-    RefusalCode, Sgd, TableOptions,
+    Ack, Adagrad, Add, Assign, Clock, Cluster, ClusterConfig, Dtype, Error, FabricChoice, Init, KeyList,
+    Pull, Push, RefusalCode, Sgd, TableOptions,
 };
 
 /// A small deterministic source of numbers for the tests.
@@ -350,4 +350,106 @@ fn every_way_to_change_and_read_rows_works_over_every_fabric() {
         let rows = table.pull_with(&[1], waiting).unwrap().wait().unwrap();
         assert!(rows.clock() >= Some(clock));
     });
+}
+
+#[test]
+fn a_pull_sees_the_push_before_it_also_when_that_push_had_to_be_sent_again() {
+    on_each_fabric(|config| {
+        let session = Cluster::embedded(config).unwrap().session().unwrap();
+        let table = session.sparse("w", 1, Assign).unwrap();
+        let list = KeyList::new((0..50).collect::<Vec<u64>>()).unwrap();
+        for round in 1..=50u16 {
+            let value = f32::from(round);
+            table.push(&list, &[0.0; 50]).unwrap().wait().unwrap();
+            // A server takes an assignment by name for a list it does not keep, and turns back what follows it.
+            table.assign(&list, &[0.5; 50]).unwrap();
+            let rows = table.push_pull(&[2], &[value]).unwrap().wait().unwrap();
+            assert_eq!(rows[0], value);
+        }
+    });
+}
+
+#[test]
+fn a_bounded_pull_over_many_partitions_waits_in_all_of_them() {
+    let config = ClusterConfig { servers: 1, partitions: Some(128), ..ClusterConfig::default() };
+    let cluster = Cluster::embedded(config).unwrap();
+    let (fast, slow) = (cluster.session().unwrap(), cluster.session().unwrap());
+    let table = fast.sparse("w", 1, Add).unwrap();
+    fast.clock().unwrap();
+    fast.set_staleness(Some(0));
+    let keys: Vec<u64> = (0..5000).collect();
+    let pull = table.pull(&keys).unwrap();
+    assert!(!pull.ready());
+    slow.clock().unwrap();
+    slow.flush().unwrap();
+    assert_eq!(pull.wait().unwrap().len(), 5000);
+}
+
+#[test]
+fn tables_of_wide_rows_export_through_small_rings() {
+    on_each_fabric(|config| {
+        let session = Cluster::embedded(config).unwrap().session().unwrap();
+        for (dim, rows) in [(1024, 200u64), (64, 4000)] {
+            let table = session.sparse(&format!("dim {dim}"), dim, Add).unwrap();
+            let keys: Vec<u64> = (0..rows).collect();
+            let values: Vec<f32> = (0..rows as usize * dim).map(|i| (i % 1000) as f32).collect();
+            table.push(&keys, &values).unwrap().wait().unwrap();
+            let all = table.export().unwrap();
+            assert!(all.keys == keys && all.values == values, "dim {dim}");
+        }
+    });
+}
+
+#[test]
+fn a_pull_that_waits_for_a_clock_does_not_hold_the_clock_back() {
+    let config = ClusterConfig { servers: 1, ..config(FabricChoice::Shm) };
+    let session = Cluster::embedded(config).unwrap().session().unwrap();
+    let table = session.sparse("w", 1, Add).unwrap();
+    let keys: Vec<u64> = (0..60_000).collect();
+    // The answer takes several times the space that a ring of 64 KiB has for it.
+    let ahead = Pull { at_least: Some(Clock(1)), ..Pull::default() };
+    let pull = table.pull_with(&keys, ahead).unwrap();
+    table.push(&[1], &[1.0]).unwrap();
+    session.clock().unwrap();
+    let rows = pull.wait().unwrap();
+    assert_eq!((rows.len(), rows[1]), (60_000, 1.0));
+}
+
+#[test]
+fn a_worker_that_comes_late_stands_where_the_slowest_is() {
+    let cluster = Cluster::embedded(config(FabricChoice::Shm)).unwrap();
+    let early = cluster.session().unwrap();
+    for _ in 0..20 {
+        early.clock().unwrap();
+    }
+    early.flush().unwrap();
+    let late = cluster.session().unwrap();
+    assert_eq!(late.clock().unwrap(), Clock(21));
+    late.flush().unwrap();
+    early.set_staleness(Some(0));
+    early.clock().unwrap();
+    let table = early.sparse("w", 1, Add).unwrap();
+    assert_eq!(table.pull(&[1]).unwrap().wait().unwrap().staleness(), Some(0));
+}
+
+#[test]
+fn more_refusals_than_an_outcome_names_are_all_told() {
+    let config = ClusterConfig { servers: 1, window: 1000, ..ClusterConfig::default() };
+    let session = Cluster::embedded(config).unwrap().session().unwrap();
+    let table = session.sparse("w", 1, Add).unwrap();
+    session.drop_table("w").unwrap();
+    let tickets: Vec<_> = (0..900).filter_map(|_| table.push(&[1], &[1.0]).ok()).collect();
+    for ticket in &tickets {
+        let error = ticket.wait().unwrap_err();
+        assert!(matches!(error, Error::Refused { code: RefusalCode::NoTable, .. }), "{error}");
+    }
+    assert_eq!(tickets.len(), 900);
+    session.flush().unwrap();
+}
+
+#[test]
+fn no_deadline_is_too_long() {
+    let config = ClusterConfig { deadline: Duration::MAX, ..config(FabricChoice::Tcp) };
+    let session = Cluster::embedded(config).unwrap().session().unwrap();
+    session.sparse("w", 1, Add).unwrap().push(&[1], &[1.0]).unwrap().wait().unwrap();
 }

@@ -49,9 +49,9 @@ pub struct ClusterConfig {
     pub memory_bytes: u64,
     /// Bytes of each lane's ring, each way; a power of two from 64 KiB.
     pub ring_bytes: usize,
-    /// How long any wait may last.
+    /// How long any wait may last; at most a day.
     pub deadline: Duration,
-    /// Pushes that may be unresolved at once, each partition.
+    /// Pushes that may be unresolved at once, each partition; at most 256.
     pub window: usize,
     /// How long a wait polls before it blocks.
     pub spin: Duration,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::cluster::{Cluster, ClusterConfig, FabricChoice};
 use super::error::Error;
+use super::session::MAX_DEADLINE;
 use crate::lane::{FabricKind, MIN_RING_BYTES, shm};
 use crate::server::{Embedded, EmbeddedConfig};
 
@@ -38,7 +39,7 @@ impl Cluster {
             log_bytes: config.ring_bytes.saturating_mul(2),
             spin: config.spin,
             pin: config.pin,
-            deadline: config.deadline,
+            deadline: config.deadline.min(MAX_DEADLINE),
         })?;
         Ok(Self::over(Arc::new(embedded), config, reason))
     }

@@ -22,6 +22,11 @@ use crate::wire::{Header, Kind, RefusalCode};
 const MIN_BACKOFF: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
+/// A push whose outcome is not heard of for so long is sent again: whatever lost the answer, the next one heals it.
+const RESEND_AFTER: Duration = Duration::from_secs(2);
+/// How often that is looked at.
+const RESEND_LOOK: Duration = Duration::from_millis(100);
+
 /// What a session is bounded by.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -42,9 +47,15 @@ impl Limits {
         (self.ring_bytes / 4).saturating_sub(crate::wire::HEADER_BYTES + 48)
     }
 
-    /// Reply space that may be promised: half of the inbox, because credit for what was read comes back late.
+    /// Reply space that pulls and questions may promise: half of the inbox. A quarter is for pushes and clocks, which
+    /// so never wait for the answer of a pull that waits for them; and credit for a quarter may be on its way back.
     fn reply_bytes(&self) -> usize {
         self.ring_bytes / 2
+    }
+
+    /// Pushes and clocks, each partition's counted, that may await their outcomes on a link.
+    pub(super) fn pushes_out(&self) -> usize {
+        self.ring_bytes / 4 / super::push_path::PUSH_REPLY_BYTES
     }
 }
 
@@ -61,8 +72,12 @@ pub(super) struct Link {
     pub(super) shard: ShardId,
     pub(super) lane: Option<LaneId>,
     pub(super) queue: VecDeque<Outgoing>,
-    /// Bytes of this side's inbox that replies on their way may take.
+    /// Bytes of this side's inbox that replies to pulls and questions may take.
     pub(super) reserved: usize,
+    /// The last pull or question that was not sent waits for that space, and for nothing else.
+    short_of_space: bool,
+    /// Pushes and clocks whose outcomes have not come.
+    pub(super) pushes_out: usize,
     /// Not before then.
     pub(super) connect_at: Option<Instant>,
     backoff: Duration,
@@ -73,6 +88,8 @@ pub(super) struct Link {
 pub(super) struct Route {
     pub(super) flow: Flow<Sent>,
     pub(super) link: usize,
+    /// When its server was last heard of it, or the first push was sent that awaits an outcome.
+    pub(super) heard: Instant,
 }
 
 /// Pushes of a partition that wait a little before they are sent again.
@@ -119,11 +136,17 @@ pub(super) struct Engine<F> {
     pub(super) spare_words: Vec<Vec<u32>>,
     pub(super) scratch: Vec<u8>,
     pub(super) rows: Vec<f32>,
+    next_look: Instant,
     events: Vec<Event>,
 }
 
 impl<F: Fabric> Engine<F> {
-    pub(super) fn new(session: SessionId, control: Arc<dyn ControlPlane>, fabric: F, limits: Limits) -> Self {
+    pub(super) fn new(
+        (session, clock): (SessionId, Clock),
+        control: Arc<dyn ControlPlane>,
+        fabric: F,
+        limits: Limits,
+    ) -> Self {
         let map = control.map();
         let links = map
             .shards
@@ -133,6 +156,8 @@ impl<F: Fabric> Engine<F> {
                 lane: None,
                 queue: VecDeque::new(),
                 reserved: 0,
+                short_of_space: false,
+                pushes_out: 0,
                 connect_at: None,
                 backoff: MIN_BACKOFF,
                 last_error: None,
@@ -153,12 +178,13 @@ impl<F: Fabric> Engine<F> {
             delayed: Vec::new(),
             unclaimed: None,
             failure: None,
-            clock: Clock(0),
+            clock,
             staleness: None,
             kept_bytes: 0,
             spare_words: Vec::new(),
             scratch: Vec::new(),
             rows: Vec::new(),
+            next_look: Instant::now(),
             events: Vec::new(),
         };
         engine.routes = map
@@ -167,6 +193,7 @@ impl<F: Fabric> Engine<F> {
             .map(|chain| Route {
                 flow: Flow::new(chain.epoch),
                 link: engine.link_of(chain.members.first().copied()),
+                heard: Instant::now(),
             })
             .collect();
         engine
@@ -210,6 +237,25 @@ impl<F: Fabric> Engine<F> {
         self.fabric.flush();
     }
 
+    /// Sends again what was sent long ago and never heard of.
+    pub(super) fn resend_overdue(&mut self, now: Instant) {
+        if now < self.next_look {
+            return;
+        }
+        self.next_look = now + RESEND_LOOK;
+        for partition in 0..self.routes.len() {
+            let route = &mut self.routes[partition];
+            let overdue = route.flow.awaits_outcome() && now.duration_since(route.heard) >= RESEND_AFTER;
+            if !overdue || self.links[route.link].lane.is_none() {
+                continue;
+            }
+            route.heard = now;
+            let (link, sent) = (route.link, route.flow.rewind());
+            self.release_pushes(link, (sent.end - sent.start) as usize);
+            self.requeue_front(PartitionId(partition as u32), Sequence(sent.start), Sequence(sent.end));
+        }
+    }
+
     fn receive(&mut self, lane: LaneId) {
         let Some(link) = self.links.iter().position(|link| link.lane == Some(lane)) else { return };
         while let Some(header) = self.fabric.peek(lane) {
@@ -244,6 +290,7 @@ impl<F: Fabric> Engine<F> {
         let link = &mut self.links[index];
         link.lane = None;
         link.reserved = 0;
+        link.pushes_out = 0;
         link.last_error = Some(reason.to_owned());
         link.connect_at = Some(Instant::now() + link.backoff);
         link.queue.clear();
@@ -326,17 +373,35 @@ impl<F: Fabric> Engine<F> {
                 Outgoing::Pull { pull, part } => self.transmit_pull(index, lane, pull, part),
                 Outgoing::Ask(ask) => self.transmit_ask(index, lane, ask),
             };
-            if !moved {
+            if !moved && !self.let_a_push_pass(index, front) {
                 return;
             }
         }
+    }
+
+    /// A pull that waits for reply space may wait for a clock queued behind it: the next push or clock goes first. It
+    /// breaks no order, since a pull only promises to see the pushes before it.
+    fn let_a_push_pass(&mut self, index: usize, front: Outgoing) -> bool {
+        let link = &mut self.links[index];
+        if matches!(front, Outgoing::Push(..)) || !link.short_of_space {
+            return false;
+        }
+        let Some(at) = link.queue.iter().position(|out| matches!(out, Outgoing::Push(..))) else {
+            return false;
+        };
+        let Some(push) = link.queue.remove(at) else { return false };
+        link.queue.push_front(push);
+        let Outgoing::Push(partition, sequence) = push else { return false };
+        let Some(lane) = link.lane else { return false };
+        self.transmit_pushes(index, lane, partition, sequence)
     }
 
     /// Writes records and reserves their reply space; false when that must wait, or the lane is down.
     pub(super) fn write(&mut self, index: usize, lane: LaneId, parts: &[&[u8]], reply_bytes: usize) -> bool {
         let link = &mut self.links[index];
         // A reply larger than the space ever is goes alone.
-        if link.reserved > 0 && link.reserved + reply_bytes > self.limits.reply_bytes() {
+        link.short_of_space = link.reserved > 0 && link.reserved + reply_bytes > self.limits.reply_bytes();
+        if link.short_of_space {
             return false;
         }
         match self.fabric.write(lane, parts, true) {
@@ -352,6 +417,11 @@ impl<F: Fabric> Engine<F> {
                 false
             }
         }
+    }
+
+    pub(super) fn release_pushes(&mut self, index: usize, pushes: usize) {
+        let link = &mut self.links[index];
+        link.pushes_out = link.pushes_out.saturating_sub(pushes);
     }
 
     pub(super) fn release(&mut self, index: usize, reply_bytes: usize) {

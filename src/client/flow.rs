@@ -22,7 +22,7 @@ pub(super) enum Resolution<'a, B> {
     /// Every replica has it: done. `was_applied` tells whether that had been reported.
     Replicated { body: B, was_applied: bool },
     /// Refused for good.
-    Refused { body: B, code: RefusalCode },
+    Refused { body: B, code: RefusalCode, was_applied: bool },
 }
 
 /// What a retry calls for.
@@ -57,6 +57,11 @@ impl<B> Flow<B> {
     /// Pushes that are not replicated yet.
     pub(super) fn unresolved(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Whether something was sent in this attempt whose outcome has not come.
+    pub(super) fn awaits_outcome(&self) -> bool {
+        self.sent > 0
     }
 
     /// Every sequence below is resolved.
@@ -102,7 +107,7 @@ impl<B> Flow<B> {
         self.sent += 1;
     }
 
-    /// The lane is gone: everything unresolved is to be sent again.
+    /// The lane is gone, or nothing was heard for long: everything unresolved is to be sent again. Gives what had been.
     pub(super) fn rewind(&mut self) -> std::ops::Range<u64> {
         self.attempt = self.attempt.wrapping_add(1);
         let until = self.sent;
@@ -123,7 +128,9 @@ impl<B> Flow<B> {
         }
         let from = if code == RetryCode::SequenceGap { expected } else { at };
         if from < self.resolved() {
-            return Reaction::Lost { expected: from };
+            // Only who waits for a push has forgotten it; any other retry of a resolved push is late.
+            let lost = code == RetryCode::SequenceGap;
+            return if lost { Reaction::Lost { expected: from } } else { Reaction::Old };
         }
         let Some(index) = self.index(from) else { return Reaction::Old };
         if index >= self.sent {
@@ -153,7 +160,7 @@ impl<B> Flow<B> {
             let Some(entry) = self.entries.pop_front() else { break };
             self.sent -= 1;
             sink(match refusal(entry.sequence) {
-                Some(code) => Resolution::Refused { body: entry.body, code },
+                Some(code) => Resolution::Refused { body: entry.body, code, was_applied: entry.applied },
                 None => Resolution::Replicated { body: entry.body, was_applied: entry.applied },
             });
         }

@@ -78,6 +78,13 @@ pub(super) struct KeyPlan {
     pub(super) remembered: bool,
 }
 
+impl KeyPlan {
+    /// What keeping it costs, in keys of 16 bytes.
+    fn cost(&self) -> usize {
+        self.keys + 16 + 16 * self.parts.len()
+    }
+}
+
 /// Which list, for which table, in parts of at most how many keys.
 type PlanKey = (u64, TableId, usize);
 
@@ -117,7 +124,9 @@ impl PlanCache {
         identity: Option<u64>,
         part_keys: usize,
     ) -> Arc<KeyPlan> {
-        let Some(identity) = identity else { return Arc::new(self.split(schema, keys, part_keys)) };
+        let Some(identity) = identity.filter(|_| !keys.is_empty()) else {
+            return Arc::new(self.split(schema, keys, part_keys));
+        };
         if let Some(plan) = self.kept.get(&(identity, table, part_keys)) {
             return Arc::clone(plan);
         }
@@ -127,13 +136,13 @@ impl PlanCache {
             part.digest = key_digest(&part.keys);
         }
         let plan = Arc::new(plan);
-        self.kept_keys += keys.len();
+        self.kept_keys += plan.cost();
         self.order.push_back((identity, table, part_keys));
         self.kept.insert((identity, table, part_keys), Arc::clone(&plan));
         while self.kept_keys > KEPT_KEYS && self.order.len() > 1 {
             let oldest = self.order.pop_front().and_then(|oldest| self.kept.remove(&oldest));
             if let Some(oldest) = oldest {
-                self.kept_keys -= oldest.keys;
+                self.kept_keys -= oldest.cost();
                 self.recycle(oldest);
             }
         }

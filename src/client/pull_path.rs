@@ -7,7 +7,7 @@ use zerocopy::IntoBytes;
 
 use super::engine::{Engine, Outgoing};
 use super::error::Error;
-use super::plan::KeyPlan;
+use super::plan::{KeyPlan, Part};
 use super::push_path::{digest_words, key_form};
 use super::slots::SlotId;
 use crate::lane::{Fabric, LaneId};
@@ -29,9 +29,27 @@ struct Progress {
     received: u32,
     /// Which sending this is; answers to earlier ones are old.
     attempt: u32,
+    /// The flow's attempt when it was sent.
+    flow_attempt: u32,
+    /// Pushes it was sent behind are on their way again, so its rows may lack them.
+    stale: bool,
     /// Sent in this attempt, its reply space reserved.
     sent: bool,
     done: bool,
+}
+
+impl Progress {
+    /// Asks anew: what came so far is forgotten, answers to the earlier sending are old.
+    fn restart(&mut self, part: &Part, missing: &mut [u64]) {
+        for index in 0..self.received as usize {
+            let position = part.position(index);
+            if let Some(word) = missing.get_mut(position / 64) {
+                *word &= !(1 << (position % 64));
+            }
+        }
+        self.attempt = self.attempt.wrapping_add(1);
+        self.received = 0;
+    }
 }
 
 /// A pull over all its parts.
@@ -150,6 +168,11 @@ impl<F: Fabric> Engine<F> {
             return true;
         }
         let keys = &plan.parts[part as usize];
+        // It promises to see the pushes before it, and some of them wait for their delay.
+        if self.delayed.iter().any(|delayed| delayed.partition == keys.partition) {
+            return false;
+        }
+        let flow_attempt = self.routes[keys.partition.0 as usize].flow.attempt();
         let form = key_form(&plan, keys);
         let key_bytes: &[u8] = if form == KeyForm::Named { &[] } else { keys.keys.as_bytes() };
         let header = Header {
@@ -186,7 +209,10 @@ impl<F: Fabric> Engine<F> {
         }
         self.links[index].queue.pop_front();
         if let Some(state) = self.pulls.get_mut(pull) {
-            state.parts[part as usize].sent = true;
+            let progress = &mut state.parts[part as usize];
+            progress.sent = true;
+            progress.flow_attempt = flow_attempt;
+            progress.stale = false;
         }
         true
     }
@@ -204,10 +230,16 @@ impl<F: Fabric> Engine<F> {
 
     /// Nobody waits for this pull any more: it goes when its replies are in.
     pub(super) fn release_pull(&mut self, pull: SlotId) {
-        if let Some(state) = self.pulls.get_mut(pull) {
-            state.held = false;
+        let Some(state) = self.pulls.get_mut(pull) else { return };
+        state.held = false;
+        state.rows = Vec::new();
+        let parts = state.parts.len() as u32;
+        for part in 0..parts {
+            self.abandon_part(pull, part);
         }
-        self.drop_if_over(pull);
+        for link in &mut self.links {
+            link.queue.retain(|out| !matches!(out, Outgoing::Pull { pull: queued, .. } if *queued == pull));
+        }
     }
 
     fn drop_if_over(&mut self, pull: SlotId) {
@@ -238,7 +270,8 @@ impl<F: Fabric> Engine<F> {
             Piece::Done { reply_bytes } => self.release(index, reply_bytes),
             Piece::Again { part, reply_bytes } => {
                 self.release(index, reply_bytes);
-                self.links[index].queue.push_front(Outgoing::Pull { pull, part });
+                // Behind the pushes it is to see, which may be on their way again.
+                self.links[index].queue.push_back(Outgoing::Pull { pull, part });
             }
         }
         self.drop_if_over(pull);
@@ -276,14 +309,17 @@ impl<F: Fabric> Engine<F> {
             progress.sent = false;
             if status == PullStatus::KeysMissing && state.held {
                 keys.known.store(false, Ordering::Relaxed);
-                progress.attempt = progress.attempt.wrapping_add(1);
-                progress.received = 0;
+                progress.restart(keys, &mut state.missing);
                 return Ok(Piece::Again { part, reply_bytes });
             }
             progress.done = true;
             state.left -= 1;
             state.failed.get_or_insert((header.partition, status));
             return Ok(Piece::Done { reply_bytes });
+        }
+        // A retry comes before the answers behind it: the pushes it turned back are not in these rows.
+        if progress.received == 0 {
+            progress.stale = self.routes[keys.partition.0 as usize].flow.attempt() != progress.flow_attempt;
         }
         let (first, rows) = (body.first.get() as usize, body.rows.get() as usize);
         let bitmap_words = rows.div_ceil(64);
@@ -302,7 +338,9 @@ impl<F: Fabric> Engine<F> {
         };
         self.fabric.copy_payload(lane, PullReplyBody::BYTES, bitmap.as_mut_bytes());
         let values_at = PullReplyBody::BYTES + bitmap_words * 8;
-        if keys.positions.is_empty() {
+        if !state.held {
+            // Nobody reads the rows of an abandoned pull.
+        } else if keys.positions.is_empty() {
             let start = (keys.first as usize + first) * dim;
             let out = &mut state.rows[start..start + rows * dim];
             self.fabric.copy_payload(lane, values_at, out.as_mut_bytes());
@@ -321,6 +359,11 @@ impl<F: Fabric> Engine<F> {
         if (progress.received as usize) < keys.keys.len() {
             return Ok(Piece::More);
         }
+        if progress.stale && state.held {
+            progress.restart(keys, &mut state.missing);
+            progress.sent = false;
+            return Ok(Piece::Again { part, reply_bytes });
+        }
         progress.done = true;
         state.left -= 1;
         Ok(Piece::Done { reply_bytes })
@@ -337,7 +380,8 @@ impl<F: Fabric> Engine<F> {
                 if progress.done || self.routes[keys.partition.0 as usize].link != index {
                     continue;
                 }
-                *progress = Progress { attempt: progress.attempt.wrapping_add(1), ..Progress::default() };
+                progress.restart(keys, &mut state.missing);
+                progress.sent = false;
                 self.links[index].queue.push_back(Outgoing::Pull { pull, part: part as u32 });
             }
         }

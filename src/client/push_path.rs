@@ -243,13 +243,13 @@ impl<F: Fabric> Engine<F> {
             }
         }
         let link = &mut self.links[index];
-        if link.reserved > 0 && link.reserved + count * PUSH_REPLY_BYTES > self.limits.ring_bytes / 2 {
+        if link.pushes_out > 0 && link.pushes_out + count > self.limits.pushes_out() {
             return false;
         }
         if self.fabric.write(lane, &slices[..3 * count], true).is_err() {
             return false;
         }
-        link.reserved += count * PUSH_REPLY_BYTES;
+        link.pushes_out += count;
         link.queue.drain(..taken);
         for (i, (partition, sequence)) in run[..count].iter().enumerate() {
             let flow = &mut self.routes[partition.0 as usize].flow;
@@ -259,9 +259,17 @@ impl<F: Fabric> Engine<F> {
             {
                 plan.parts[*part as usize].known.store(true, Ordering::Relaxed);
             }
-            flow.mark_sent();
+            self.note_sent(*partition);
         }
         true
+    }
+
+    fn note_sent(&mut self, partition: PartitionId) {
+        let route = self.route(partition);
+        if !route.flow.awaits_outcome() {
+            route.heard = Instant::now();
+        }
+        route.flow.mark_sent();
     }
 
     fn push_head(&self, partition: PartitionId, sequence: Sequence, sent: &Sent) -> [u8; HEAD_BYTES] {
@@ -348,12 +356,15 @@ impl<F: Fabric> Engine<F> {
         let moved = if run.is_empty() {
             taken > 0
         } else {
-            self.write(index, lane, &[&header.to_bytes(), &entries], run.len() * PUSH_REPLY_BYTES)
+            let out = self.links[index].pushes_out;
+            let fits = out == 0 || out + run.len() <= self.limits.pushes_out();
+            fits && self.fabric.write(lane, &[&header.to_bytes(), &entries], true).is_ok()
         };
         if moved {
             self.links[index].queue.drain(..taken);
+            self.links[index].pushes_out += run.len();
             for partition in &run {
-                self.route(*partition).flow.mark_sent();
+                self.note_sent(*partition);
             }
         }
         self.scratch = entries;
@@ -386,7 +397,9 @@ impl<F: Fabric> Engine<F> {
             return Err(malformed("of a partition that does not exist"));
         };
         let (applied, replicated) = (Sequence(body.applied.get()), Sequence(body.replicated.get()));
+        route.heard = Instant::now();
         let mut done = 0;
+        let mut broken = false;
         let Self { pushes, spare_words, plans, kept_bytes, unclaimed, .. } = self;
         route.flow.on_outcome(applied, replicated, &refused, |resolution| match resolution {
             Resolution::Applied(Sent::Push { push, .. }) => {
@@ -412,14 +425,18 @@ impl<F: Fabric> Engine<F> {
                     pushes.remove(push);
                 }
             }
-            Resolution::Refused { body: Sent::Push { plan, values, push, .. }, code } => {
+            Resolution::Refused { body: Sent::Push { plan, values, push, .. }, code, was_applied } => {
+                // A push that was applied cannot be refused; a server that says so is not believed a second time.
+                broken |= was_applied;
                 done += 1;
                 *kept_bytes -= values.len() * 4;
                 spare_words.push(values);
                 plans.recycle(plan);
                 let Some(state) = pushes.get_mut(push) else { return };
                 state.kept -= 1;
-                state.waiting -= 1;
+                if !was_applied || state.level == Level::Replicated {
+                    state.waiting -= 1;
+                }
                 state.refused.get_or_insert((partition, code));
                 if !state.held && !state.told {
                     unclaimed.get_or_insert(Unclaimed { table: Arc::clone(&state.table), partition, code });
@@ -435,8 +452,8 @@ impl<F: Fabric> Engine<F> {
             Resolution::Applied(Sent::Clock(_)) => {}
         });
         let link = route.link;
-        self.release(link, done * PUSH_REPLY_BYTES);
-        Ok(())
+        self.release_pushes(link, done);
+        if broken { Err(malformed("that takes back what it said")) } else { Ok(()) }
     }
 
     pub(super) fn on_retry(&mut self, lane: LaneId, header: &Header) -> Result<(), Error> {
@@ -464,7 +481,7 @@ impl<F: Fabric> Engine<F> {
             Reaction::Old => {}
             Reaction::Lost { .. } => self.failure = Some(Failure::StateLost(partition)),
             Reaction::Resend { from, until } => {
-                self.release(link, (until.0 - from.0) as usize * PUSH_REPLY_BYTES);
+                self.release_pushes(link, (until.0 - from.0) as usize);
                 let delay = match code {
                     RetryCode::KeysMissing | RetryCode::SequenceGap => None,
                     RetryCode::LogFull => Some(ROOM_DELAY),

@@ -47,6 +47,30 @@ fn a_full_window_ends_in_a_deadline_that_names_the_cause_and_nothing_is_lost() {
     assert_eq!(table.pull(&[1]).unwrap().wait().unwrap()[0], 3.0, "the refused push was never sent");
 }
 
+#[test]
+fn a_push_that_is_never_heard_of_is_sent_again() {
+    let session =
+        Cluster::embedded(ClusterConfig { servers: 1, ..Default::default() }).unwrap().session().unwrap();
+    let table = session.sparse("counts", 1, Add).unwrap();
+    table.push(&[1], &[1.0]).unwrap().wait().unwrap();
+    hold_lanes(&session, true);
+    session.cut_lanes();
+    hold_lanes(&session, true);
+    let ticket = table.push(&[1], &[1.0]).unwrap();
+    {
+        // As if it had been written and lost with its lane intact, three seconds ago.
+        let mut engine = session.shared.engine();
+        engine.links[0].queue.clear();
+        engine.routes[0].flow.mark_sent();
+        engine.routes[0].heard = Instant::now().checked_sub(Duration::from_secs(3)).unwrap();
+    }
+    hold_lanes(&session, false);
+    // Opens the lane; by itself it does not send the push.
+    assert_eq!(table.pull(&[1]).unwrap().wait().unwrap()[0], 1.0);
+    ticket.wait().unwrap();
+    assert_eq!(table.pull(&[1]).unwrap().wait().unwrap()[0], 2.0);
+}
+
 fn sums_are_exact_when_lanes_are_cut(fabric: FabricChoice) {
     let config = ClusterConfig {
         fabric,

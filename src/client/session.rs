@@ -21,6 +21,10 @@ use crate::wire::ids::{Clock, SessionId};
 
 /// Longest sleep between two looks at the lanes: bounds how late a due resend can be.
 const MAX_SLEEP: Duration = Duration::from_millis(100);
+/// Most unresolved pushes a partition.
+const MAX_WINDOW: usize = 256;
+/// Longest a wait may be asked to last, so that it can be added to any instant.
+pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of values that unresolved pushes may keep.
 const WINDOW_BYTES: usize = 64 << 20;
 /// Pauses between two polls of a wait: polling a socket without them halves its rate.
@@ -46,16 +50,17 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     fn open(control: Arc<dyn ControlPlane>, config: &ClusterConfig) -> Result<Self, Error> {
         let limits = Limits {
-            deadline: config.deadline,
-            window: config.window.max(1),
+            deadline: config.deadline.min(MAX_DEADLINE),
+            // An outcome names at most 256 refusals; more pushes than that never wait for one.
+            window: config.window.clamp(1, MAX_WINDOW),
             window_bytes: WINDOW_BYTES,
             ring_bytes: config.ring_bytes,
             spin: config.spin,
         };
         let port = Port::new()?;
         let waker = port.waker();
-        let id = control.begin_session()?;
-        let engine = Mutex::new(Engine::new(id, Arc::clone(&control), port, limits));
+        let (id, clock) = control.begin_session()?;
+        let engine = Mutex::new(Engine::new((id, clock), Arc::clone(&control), port, limits));
         Ok(Self { engine, callers: AtomicUsize::new(0), waker, limits, id, control })
     }
 
@@ -99,6 +104,7 @@ impl Shared {
             }
             engine.check_alive()?;
             let now = Instant::now();
+            engine.resend_overdue(now);
             let waited = now - start;
             if waited >= patience {
                 return Err(Error::Deadline { what, after: patience, cause: engine.cause() });

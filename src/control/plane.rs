@@ -7,18 +7,19 @@ use super::ControlError;
 use crate::cluster::{Map, Status};
 use crate::lane::{FabricKind, LaneEnd};
 use crate::store::TableSchema;
-use crate::wire::ids::{SessionId, ShardId, TableId};
+use crate::wire::ids::{Clock, SessionId, ShardId, TableId};
 
 /// The coordinator as a client sees it: in this process, or at the end of a connection.
 pub trait ControlPlane: Send + Sync {
     /// The newest map known here.
     fn map(&self) -> Arc<Map>;
 
-    /// A new session id. When this returns, every partition's log holds its `client began`.
+    /// A new session id, and the clock its worker joins at: that of the slowest live one. When this returns, every
+    /// partition's log holds its `client began`.
     ///
     /// # Errors
     /// [`ControlError`] when a shard cannot be reached in time.
-    fn begin_session(&self) -> Result<SessionId, ControlError>;
+    fn begin_session(&self) -> Result<(SessionId, Clock), ControlError>;
 
     /// Ends a session: its id is refused from now on, by every server (C3).
     fn end_session(&self, session: SessionId);

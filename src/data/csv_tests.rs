@@ -88,8 +88,16 @@ fn quotes_hold_delimiters_quotes_and_line_breaks() {
 fn every_fault_names_its_place_what_was_found_and_what_to_do() {
     let both = || spec().categorical("a").numeric("n");
     let cases: &[(&str, FeatureSpec, &str)] = &[
-        ("y,a,m\n1,x,1\n", both(), "data has no column \"n\"; its columns are: y, a, m"),
-        ("z,a,n\n1,x,1\n", both(), "data has no column \"y\"; its columns are: z, a, n"),
+        (
+            "y,a,m\n1,x,1\n",
+            both(),
+            "data:1: there is no column \"n\", the header has: y, a, m; check --label",
+        ),
+        (
+            "z,a,n\n1,x,1\n",
+            both(),
+            "data:1: there is no column \"y\", the header has: z, a, n; check --label",
+        ),
         (
             "y,a,n\n1,x,1\n1,x,abc\n",
             both(),

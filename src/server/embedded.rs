@@ -11,7 +11,7 @@ use crate::cluster::{Arrival, Barriers, Catalog, Map, Opening, ShardInfo, Status
 use crate::control::{ControlError, ControlPlane};
 use crate::lane::{FabricKind, LaneEnd, shm};
 use crate::store::TableSchema;
-use crate::wire::ids::{SessionId, ShardId, TableId};
+use crate::wire::ids::{Clock, SessionId, ShardId, TableId};
 
 /// Most server threads of one process.
 const MAX_SHARDS: u32 = 1024;
@@ -175,18 +175,22 @@ impl ControlPlane for Embedded {
         Arc::clone(&self.map)
     }
 
-    fn begin_session(&self) -> Result<SessionId, ControlError> {
+    fn begin_session(&self) -> Result<(SessionId, Clock), ControlError> {
         let session = lock(&self.catalog).begin_session();
+        let mut joined = Clock(0);
         for shard in &self.shards {
             let begun = shard.handle().ask("beginning a session", self.config.deadline, |reply| {
                 Command::BeginSession { session, reply }
             });
-            if let Err(error) = begun {
-                self.end_session(session);
-                return Err(error);
+            match begun {
+                Ok(clock) => joined = joined.max(clock),
+                Err(error) => {
+                    self.end_session(session);
+                    return Err(error);
+                }
             }
         }
-        Ok(session)
+        Ok((session, joined))
     }
 
     fn end_session(&self, session: SessionId) {

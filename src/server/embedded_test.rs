@@ -107,7 +107,7 @@ fn every_partition_takes_pushes_over_either_fabric() {
         watched(move || {
             let cluster = Embedded::start(config(fabric)).unwrap();
             let (table, schema) = cluster.open_table(&schema("w", 1, 3)).unwrap();
-            let session = cluster.begin_session().unwrap();
+            let (session, _) = cluster.begin_session().unwrap();
             let mut port = Port::new().unwrap();
             for partition in (0..3).map(PartitionId) {
                 let shard = cluster.map().head_of(partition).unwrap();
@@ -194,7 +194,7 @@ fn a_barrier_lets_all_go_at_once_and_nobody_wait_for_ever() {
 fn a_shard_that_a_bug_ended_is_an_error_and_not_a_hang() {
     watched(|| {
         let cluster = Embedded::start(config(FabricKind::Shm)).unwrap();
-        let session = cluster.begin_session().unwrap();
+        let (session, _) = cluster.begin_session().unwrap();
         let mut port = Port::new().unwrap();
         let lane = port.adopt(cluster.connect(session, ShardId(1)).unwrap()).unwrap();
         cluster.shards[1].handle().fail();
@@ -224,7 +224,7 @@ fn silent_and_foreign_connections_do_not_keep_others_out() {
         let silent: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(address).unwrap()).collect();
         let mut foreign = TcpStream::connect(address).unwrap();
         foreign.write_all(b"GET / HTTP/1.1\r\nHost: gradwire\r\n\r\n").unwrap();
-        let session = cluster.begin_session().unwrap();
+        let (session, _) = cluster.begin_session().unwrap();
         let mut port = Port::new().unwrap();
         port.adopt(cluster.connect(session, ShardId(0)).unwrap()).unwrap();
         assert!(matches!(cluster.connect(session, ShardId(9)), Err(ControlError::NoShard { .. })));
@@ -242,7 +242,7 @@ fn settings_out_of_range_are_named() {
     let wrong = EmbeddedConfig { log_bytes: 1000, ..config(FabricKind::Shm) };
     assert!(matches!(Embedded::start(wrong), Err(ControlError::Machine { .. })));
     let cluster = Embedded::start(EmbeddedConfig { ring_bytes: 1000, ..config(FabricKind::Shm) }).unwrap();
-    let session = cluster.begin_session().unwrap();
+    let (session, _) = cluster.begin_session().unwrap();
     assert!(matches!(cluster.connect(session, ShardId(0)), Err(ControlError::Lane(_))));
 }
 
@@ -252,7 +252,7 @@ fn an_idle_server_thread_uses_under_a_hundredth_of_a_core() {
     watched(|| {
         for fabric in [FabricKind::Shm, FabricKind::Tcp] {
             let cluster = Embedded::start(config(fabric)).unwrap();
-            let session = cluster.begin_session().unwrap();
+            let (session, _) = cluster.begin_session().unwrap();
             let mut port = Port::new().unwrap();
             for shard in (0..3).map(ShardId) {
                 port.adopt(cluster.connect(session, shard).unwrap()).unwrap();

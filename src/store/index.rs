@@ -208,7 +208,8 @@ impl Index {
         self.moves += 1;
     }
 
-    /// Visits keys in order of their hash, from `from` on, within one segment: about `max_rows`, at least one bucket.
+    /// Visits keys in order of their hash, from `from` on, within one segment: at most `max_rows`, and at least one
+    /// when there is one.
     /// Gives the hash to go on from, `None` at the end. What was there all along is visited exactly once, however the
     /// index grew between the steps.
     pub(super) fn scan(
@@ -224,6 +225,8 @@ impl Index {
         let wanted = u32::try_from(max_rows / shape.lanes).unwrap_or(u32::MAX).max(1);
         let end = first.saturating_add(wanted).min(segment.buckets);
         let end_hash = segment.first_hash_at(end, from);
+        // Home buckets come in the hash's order, lanes and overflow do not.
+        let mut found: Vec<(u64, u64, usize)> = Vec::new();
         let mut bucket = first;
         for visited in 0..segment.buckets {
             let word = segment.word(bucket, shape);
@@ -236,7 +239,7 @@ impl Index {
                 }
                 let hash = self.hash(!stored);
                 if hash >= from && end_hash.is_none_or(|end| hash < end) {
-                    visit(!stored, word + shape.payload_at(lane));
+                    found.push((hash, !stored, word + shape.payload_at(lane)));
                 }
             }
             // Past the wanted homes only overflow is of interest, and that ends at a free lane.
@@ -245,6 +248,12 @@ impl Index {
             }
             bucket = segment.next(bucket);
         }
-        end_hash
+        found.sort_unstable();
+        // The bound is hard, since rows must fit a record; hashes are as distinct as keys, so one is a place to go on.
+        let rest = found.get(max_rows.max(1)).map(|(hash, ..)| *hash);
+        for (_, key, word) in found.into_iter().take(max_rows.max(1)) {
+            visit(key, word);
+        }
+        rest.or(end_hash)
     }
 }

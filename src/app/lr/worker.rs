@@ -125,8 +125,7 @@ impl<'a> Worker<'a> {
     }
 
     fn tick(&mut self) -> Result<(), LrError> {
-        self.session.clock()?;
-        self.ticked += 1;
+        self.ticked = self.session.clock()?.0;
         Ok(())
     }
 

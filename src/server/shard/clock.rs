@@ -19,7 +19,7 @@ impl<F: Fabric> Shard<F> {
             self.cut(at);
             return;
         }
-        let live = self.note_route(header.session, lane);
+        let live = self.note_route(header.session, at);
         for offset in (0..bytes).step_by(ClockEntry::BYTES) {
             let mut entry = ClockEntry::new_zeroed();
             self.fabric.copy_payload(lane, offset, entry.as_mut_bytes());

@@ -9,7 +9,7 @@ use crate::chain::{ControlEntry, Verdict};
 use crate::cluster::{PartitionStatus, ShardStatus, encode_schema};
 use crate::lane::{AdoptError, Fabric, LaneEnd};
 use crate::store::{TableError, TableSchema};
-use crate::wire::ids::{SessionId, TableId};
+use crate::wire::ids::{Clock, SessionId, TableId};
 
 /// One request; the answer goes to `reply`, and nobody is missed who has stopped waiting for it.
 pub(crate) enum Command {
@@ -20,7 +20,7 @@ pub(crate) enum Command {
     /// Drop them.
     DropTable { table: TableId, reply: Sender<()> },
     /// A session begins in every partition here.
-    BeginSession { session: SessionId, reply: Sender<()> },
+    BeginSession { session: SessionId, reply: Sender<Clock> },
     /// A session ends; its id is refused from now on (C3).
     EndSession { session: SessionId, reply: Sender<()> },
     /// Say how things stand.
@@ -72,7 +72,9 @@ impl<F: Fabric> Shard<F> {
             Command::BeginSession { session, reply } => {
                 self.sessions.entry(session).or_insert(None);
                 self.order_everywhere(ControlEntry::ClientBegan { session, worker: true });
-                reply.send(()).ok();
+                // It stands where the slowest live worker does; where partitions differ, at the furthest of those.
+                let clock = self.held.iter().filter_map(|held| held.replica.min_clock()).max();
+                reply.send(clock.unwrap_or_default()).ok();
             }
             Command::EndSession { session, reply } => {
                 self.sessions.remove(&session);

@@ -92,10 +92,14 @@ impl<F: Fabric> Shard<F> {
         self.lanes.iter().position(|seat| seat.id == lane)
     }
 
-    /// The lane that a session's outcomes go to from now on. False when the session is not live.
-    pub(super) fn note_route(&mut self, session: SessionId, lane: LaneId) -> bool {
+    /// A session was heard on the lane at `at`: its outcomes go there from now on. What a dead lane still holds does
+    /// not call them back. False when the session is not live.
+    pub(super) fn note_route(&mut self, session: SessionId, at: usize) -> bool {
+        let seat = &self.lanes[at];
         let Some(route) = self.sessions.get_mut(&session) else { return false };
-        *route = Some(lane);
+        if !seat.down {
+            *route = Some(seat.id);
+        }
         true
     }
 

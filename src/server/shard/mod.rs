@@ -45,7 +45,8 @@ use crate::wire::ids::{Epoch, PartitionId, SessionId, ShardId};
 pub(crate) const TURN_BYTES: usize = 256 << 10;
 /// Most records taken from one lane in a turn; the bound that matters for requests of one key.
 const TURN_RECORDS: usize = 128;
-/// Pulls of one lane that may wait for a clock at a time. A client has a handful; past it the answer is "not now".
+/// Pulls of one lane and partition that may wait for a clock at a time. A client has a handful, each of a part for
+/// each partition; past it the answer is "not now".
 const PARKED_PER_LANE: usize = 64;
 /// How long a peer may leave its answers lying before its lane is cut.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);

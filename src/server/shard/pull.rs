@@ -33,7 +33,7 @@ struct Wish {
 impl<F: Fabric> Shard<F> {
     pub(super) fn on_pull(&mut self, at: usize, header: &Header, now: Instant) {
         let lane = self.lanes[at].id;
-        let live = self.note_route(header.session, lane);
+        let live = self.note_route(header.session, at);
         let length = header.length as usize;
         let mut buffer = self.spare.pop().unwrap_or_default();
         // Only growth is filled: what an earlier request left behind the payload is never looked at.
@@ -98,7 +98,7 @@ impl<F: Fabric> Shard<F> {
         now: Instant,
     ) {
         let seat = &mut self.lanes[at];
-        let (Some(deadline), true) = (deadline, seat.parked < PARKED_PER_LANE) else {
+        let (Some(deadline), true) = (deadline, seat.parked < PARKED_PER_LANE * self.held.len()) else {
             self.end_pull(at, answer, PullStatus::NotServing, now);
             return;
         };

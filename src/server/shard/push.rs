@@ -24,7 +24,7 @@ pub(super) enum Fault {
 impl<F: Fabric> Shard<F> {
     pub(super) fn on_push(&mut self, at: usize, header: &Header, now: Instant) {
         let lane = self.lanes[at].id;
-        let live = self.note_route(header.session, lane);
+        let live = self.note_route(header.session, at);
         let Some(place) = self.place_of(header.partition) else {
             self.fabric.consume(lane);
             self.retry(at, header, RetryCode::WrongHead, None, now);
