@@ -9,6 +9,9 @@ pub(super) const LONGEST_LINE: usize = 16 << 20;
 /// Bytes asked of the reader at once: large enough that the call costs nothing, small enough for a second-level cache.
 const FIRST_BUFFER: usize = 256 << 10;
 
+/// Bytes after the last one read, so that a parser may load whole words from anywhere in a line.
+pub(super) const PADDING: usize = 64;
+
 /// Lines without their `\n`; a `\r` before it is kept, since a quoted csv cell may own it.
 pub(super) struct Lines<R> {
     pub(super) input: R,
@@ -54,6 +57,12 @@ impl<R: Read> Lines<R> {
         &self.buffer[self.line.clone()]
     }
 
+    /// The current line and what follows it in the buffer: a `\n`, then [`PADDING`] bytes of whatever at least.
+    #[inline]
+    pub(super) fn padded_line(&self) -> &[u8] {
+        &self.buffer[self.line.start..]
+    }
+
     /// The current line's number, from 1.
     pub(super) fn number(&self) -> u64 {
         self.number
@@ -86,17 +95,20 @@ impl<R: Read> Lines<R> {
             self.filled -= self.next;
             self.next = 0;
         }
-        if self.filled == self.buffer.len() {
+        if self.filled == self.buffer.len() - PADDING - 1 {
             self.buffer.resize(self.buffer.len() * 2, 0);
         }
+        let end = self.buffer.len() - PADDING - 1;
         let count = loop {
-            match self.input.read(&mut self.buffer[self.filled..]) {
+            match self.input.read(&mut self.buffer[self.filled..end]) {
                 Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
                 done => break done?,
             }
         };
         self.filled += count;
         self.ended = count == 0;
+        // What an earlier fill left there must not go on where the last line ends.
+        self.buffer[self.filled] = b'\n';
         Ok(())
     }
 }
