@@ -21,13 +21,24 @@ pub(super) struct Lines<R> {
     /// Bytes after the current line and its `\n`: `next..filled`.
     next: usize,
     filled: usize,
+    /// From the current line to here no byte is one that `special` was asked for.
+    plain_until: usize,
     ended: bool,
     number: u64,
 }
 
 impl<R: Read> Lines<R> {
     pub(super) fn new(input: R) -> Self {
-        Self { input, buffer: vec![0; FIRST_BUFFER], line: 0..0, next: 0, filled: 0, ended: false, number: 0 }
+        Self {
+            input,
+            buffer: vec![0; FIRST_BUFFER],
+            line: 0..0,
+            next: 0,
+            filled: 0,
+            plain_until: 0,
+            ended: false,
+            number: 0,
+        }
     }
 
     /// Goes to the next line; false at the end.
@@ -63,6 +74,19 @@ impl<R: Read> Lines<R> {
         &self.buffer[self.line.start..]
     }
 
+    /// Where in the current line the first quote or NUL is, which is searched for in all that is read at once.
+    #[inline]
+    pub(super) fn quote_or_nul(&mut self) -> Option<usize> {
+        if self.line.end <= self.plain_until { None } else { self.find_quote_or_nul() }
+    }
+
+    fn find_quote_or_nul(&mut self) -> Option<usize> {
+        let start = self.plain_until.max(self.line.start);
+        let found = memchr::memchr2(b'"', 0, &self.buffer[start..self.filled]);
+        self.plain_until = found.map_or(self.filled, |at| start + at);
+        (self.plain_until < self.line.end).then(|| self.plain_until - self.line.start)
+    }
+
     /// The current line's number, from 1.
     pub(super) fn number(&self) -> u64 {
         self.number
@@ -93,6 +117,7 @@ impl<R: Read> Lines<R> {
         if self.next > 0 {
             self.buffer.copy_within(self.next..self.filled, 0);
             self.filled -= self.next;
+            self.plain_until = self.plain_until.saturating_sub(self.next);
             self.next = 0;
         }
         if self.filled == self.buffer.len() - PADDING - 1 {
