@@ -160,11 +160,10 @@ impl CsvRows {
                     self.skipped_rows += 1;
                     return Ok(());
                 }
-                let number = || match cells.short_number(*column) {
-                    Some(short) => Some(short.to_f64()),
-                    None => number::whole_f64(cell),
-                };
-                label.eval_with(cell, number).ok_or_else(|| self.not_a_number(lines, *column))?
+                let short = cells.short_number(*column);
+                let label =
+                    short.and_then(|short| label.eval_number(short.to_f64())).or_else(|| label.eval(cell));
+                label.ok_or_else(|| self.not_a_number(lines, *column))?
             }
         };
         for ((hash, &column), known) in self.hashes.iter_mut().zip(&self.hashed).zip(&mut self.known) {

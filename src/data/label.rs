@@ -79,14 +79,26 @@ impl Comparison {
 }
 
 impl LabelExpr {
-    /// The label of a cell, 0 or 1; `None` when a number was needed and is not there. `number` is the cell's number, which
-    /// the caller may know a short way to.
+    /// The label of a cell, 0 or 1; `None` when a number was needed and is not there.
     #[inline]
-    pub(super) fn eval_with(&self, cell: &[u8], number: impl FnOnce() -> Option<f64>) -> Option<f32> {
+    pub(super) fn eval(&self, cell: &[u8]) -> Option<f32> {
         let holds = match &self.test {
-            None => number()? > 0.0,
-            Some(LabelTest { op, operand: Operand::Number(operand) }) => op.holds(&number()?, operand),
+            None => number::whole_f64(cell)? > 0.0,
+            Some(LabelTest { op, operand: Operand::Number(operand) }) => {
+                op.holds(&number::whole_f64(cell)?, operand)
+            }
             Some(LabelTest { op, operand: Operand::Text(operand) }) => op.holds(cell, operand.as_bytes()),
+        };
+        Some(if holds { 1.0 } else { 0.0 })
+    }
+
+    /// The label of a cell that is the number `cell`; `None` when its text is what counts.
+    #[inline]
+    pub(super) fn eval_number(&self, cell: f64) -> Option<f32> {
+        let holds = match &self.test {
+            None => cell > 0.0,
+            Some(LabelTest { op, operand: Operand::Number(operand) }) => op.holds(&cell, operand),
+            Some(LabelTest { operand: Operand::Text(_), .. }) => return None,
         };
         Some(if holds { 1.0 } else { 0.0 })
     }
@@ -174,8 +186,7 @@ mod tests {
     use super::*;
 
     fn eval(expr: &str, cell: &str) -> Option<f32> {
-        let cell = cell.as_bytes();
-        expr.parse::<LabelExpr>().unwrap().eval_with(cell, || number::whole_f64(cell))
+        expr.parse::<LabelExpr>().unwrap().eval(cell.as_bytes())
     }
 
     #[test]
