@@ -5,8 +5,35 @@ use std::io::Read;
 use super::error::{Fault, shown};
 use super::keys::{self, Kind};
 use super::lines::Lines;
+use super::number;
 use super::record::Record;
-use super::{Examples, FeatureSpec, LabelExpr, number};
+use super::{Examples, FeatureSpec, LabelExpr};
+
+/// Hashes of cells seen before: most columns have few different cells, and looking one up costs no branch on its length.
+struct CellHashes {
+    /// A cell and its hash; another cell with the same place takes its turn.
+    entries: Vec<(u64, u64)>,
+}
+
+impl CellHashes {
+    const PLACE_BITS: u32 = 11;
+
+    fn new() -> Self {
+        Self { entries: vec![(0, keys::cell(b"")); 1 << Self::PLACE_BITS] }
+    }
+
+    /// The hash of the cell that makes `word`, as [`Record::short_cell`] has it.
+    #[inline]
+    fn hash(&mut self, word: u64) -> u64 {
+        let place = word.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - Self::PLACE_BITS);
+        let entry = &mut self.entries[place as usize];
+        if entry.0 != word {
+            let length = 8 - word.leading_zeros() as usize / 8;
+            *entry = (word, keys::cell(&word.to_le_bytes()[..length]));
+        }
+        entry.1
+    }
+}
 
 /// The rows of one file, its columns resolved.
 pub(super) struct CsvRows {
@@ -23,6 +50,11 @@ pub(super) struct CsvRows {
     cross: Vec<(u64, Vec<usize>)>,
     record: Record,
     hashes: Vec<u64>,
+    /// One for each column of `hashed`.
+    known: Vec<CellHashes>,
+    /// The row being made.
+    keys: Vec<u64>,
+    values: Vec<f32>,
     skipped_rows: u64,
 }
 
@@ -35,7 +67,7 @@ impl CsvRows {
         if !record.read(lines, delimiter)? {
             return Ok(None);
         }
-        let name = |at| String::from_utf8_lossy(record.cell(lines, at)).into_owned();
+        let name = |at| String::from_utf8_lossy(record.cells(lines).cell(at)).into_owned();
         let header: Vec<String> = (0..record.len()).map(name).collect();
         let column = |name: &String| find(&header, name);
         let label = match &spec.label {
@@ -64,7 +96,9 @@ impl CsvRows {
         for name in &spec.numeric {
             numeric.push((keys::key(keys::mix(keys::field(Kind::Numeric, &[name]))), column(name)?));
         }
-        let (hashes, skipped_rows) = (vec![0; hashed.len()], 0);
+        let features = categorical.len() + cross.len() + numeric.len();
+        let hashes = vec![0; hashed.len()];
+        let known = hashed.iter().map(|_| CellHashes::new()).collect();
         Ok(Some(Self {
             delimiter,
             header,
@@ -75,7 +109,10 @@ impl CsvRows {
             cross,
             record,
             hashes,
-            skipped_rows,
+            known,
+            keys: vec![0; features],
+            values: vec![1.0; features],
+            skipped_rows: 0,
         }))
     }
 
@@ -114,34 +151,54 @@ impl CsvRows {
             );
             return Err(Fault::at(line, at, what));
         }
+        let cells = record.cells(lines);
         let label = match &self.label {
             None => 0.0,
             Some((column, label)) => {
-                let cell = record.cell(lines, *column);
+                let cell = cells.cell(*column);
                 if is_missing(cell) {
                     self.skipped_rows += 1;
                     return Ok(());
                 }
-                label.eval(cell).ok_or_else(|| self.not_a_number(lines, *column))?
+                let short = cells.short_number(*column);
+                let label =
+                    short.and_then(|short| label.eval_number(short.to_f64())).or_else(|| label.eval(cell));
+                label.ok_or_else(|| self.not_a_number(lines, *column))?
             }
         };
-        for (hash, &column) in self.hashes.iter_mut().zip(&self.hashed) {
-            *hash = keys::cell(record.cell(lines, column));
+        for ((hash, &column), known) in self.hashes.iter_mut().zip(&self.hashed).zip(&mut self.known) {
+            *hash = match cells.word(column) {
+                Some(word) => known.hash(word),
+                None => keys::cell(cells.cell(column)),
+            };
         }
-        for &(field, cell) in &self.categorical {
-            out.rows.push(keys::key(keys::mix(field ^ self.hashes[cell])), 1.0);
+        let (categorical, rest) = self.keys.split_at_mut(self.categorical.len());
+        for (key, &(field, cell)) in categorical.iter_mut().zip(&self.categorical) {
+            *key = keys::key(keys::mix(field ^ self.hashes[cell]));
         }
-        for (field, cells) in &self.cross {
-            let state = cells.iter().fold(*field, |state, &cell| keys::mix(state ^ self.hashes[cell]));
-            out.rows.push(keys::key(state), 1.0);
+        for (key, (field, parts)) in rest.iter_mut().zip(&self.cross) {
+            let state = parts.iter().fold(*field, |state, &cell| keys::mix(state ^ self.hashes[cell]));
+            *key = keys::key(state);
         }
+        let categories = self.categorical.len() + self.cross.len();
+        let mut features = categories;
         for &(key, column) in &self.numeric {
-            let cell = record.cell(lines, column);
-            if !is_missing(cell) {
-                let value = number::whole_f32(cell).ok_or_else(|| self.not_a_number(lines, column))?;
-                out.rows.push(key, value);
-            }
+            let value = match cells.short_number(column) {
+                Some(short) => short.to_f32(),
+                None => {
+                    let cell = cells.cell(column);
+                    if is_missing(cell) {
+                        continue;
+                    }
+                    number::whole_f32(cell).ok_or_else(|| self.not_a_number(lines, column))?
+                }
+            };
+            self.keys[features] = key;
+            self.values[features] = value;
+            features += 1;
         }
+        let ones = self.values[categories..features].iter().all(|&value| value == 1.0);
+        out.rows.push_entries(&self.keys[..features], &self.values[..features], ones);
         out.rows.end_row();
         out.labels.push(label);
         Ok(())
@@ -150,7 +207,7 @@ impl CsvRows {
     #[cold]
     fn not_a_number<R: Read>(&self, lines: &Lines<R>, column: usize) -> Fault {
         let (line, at) = self.record.place(lines, column);
-        let found = shown(self.record.cell(lines, column));
+        let found = shown(self.record.cells(lines).cell(column));
         let name = &self.header[column];
         let what = format!(
             "found {found} in column {name:?} instead of a finite number; leave the cell empty where it is missing"

@@ -20,6 +20,17 @@ const POWERS: [f64; 23] = [
     1e19, 1e20, 1e21, 1e22,
 ];
 
+/// Powers of ten in 64 bits: a table, as a product for each is slow.
+pub(super) const TENS: [u64; 20] = {
+    let mut tens = [1; 20];
+    let mut at = 1;
+    while at < tens.len() {
+        tens[at] = tens[at - 1] * 10;
+        at += 1;
+    }
+    tens
+};
+
 /// Scans the number at the start of `text`. Gives it and its length, or the offset of the byte that is not a number's.
 #[inline]
 pub(super) fn scan(text: &[u8]) -> Result<(Decimal<'_>, usize), usize> {
@@ -35,7 +46,8 @@ pub(super) fn scan(text: &[u8]) -> Result<(Decimal<'_>, usize), usize> {
     if text.get(at) == Some(&b'.') {
         let (fraction, length) = self::digits(&text[at + 1..]);
         // Wraps, and is not used, when there are more than 19 digits.
-        mantissa = mantissa.wrapping_mul(10u64.wrapping_pow(length as u32)).wrapping_add(fraction);
+        let power = TENS.get(length).copied().unwrap_or(0);
+        mantissa = mantissa.wrapping_mul(power).wrapping_add(fraction);
         at += 1 + length;
         digits += length;
         exponent = -(length.min(1 << 20) as i32);
@@ -106,10 +118,73 @@ impl Decimal<'_> {
     }
 }
 
+/// A number of at most seven digits, as nearly every one is: found in one word, without a branch on where it ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Short {
+    negative: bool,
+    /// Below 10^7, hence exact in f32.
+    mantissa: u32,
+    /// Digits after the dot; the power of ten is exact in f32 too, so that one division rounds once.
+    fraction: usize,
+    /// Bytes of the number.
+    pub(super) length: usize,
+}
+
+/// Scans eight bytes of text, the lowest first; `None` when the number at their start is not plainly a short one.
+///
+/// The number may end where the word does: the caller looks at what follows.
+#[inline]
+pub(super) fn short(chunk: u64) -> Option<Short> {
+    let negative = chunk as u8 == b'-';
+    // Zero bytes come in at the top, and are no digits.
+    let nibbles = (chunk >> (8 * u32::from(negative))) ^ ZEROS;
+    let others = not_digits(nibbles);
+    if others == 0 {
+        return None;
+    }
+    let first = others.trailing_zeros() & !7;
+    let dot = (nibbles >> first) as u8 == b'.' ^ b'0';
+    // A dot gives no carry, so the byte after the fraction is found exactly.
+    let second = (others & (others - 1)).trailing_zeros() & !7;
+    let end = if dot { second } else { first };
+    let fraction = if dot { (second - first) as usize / 8 - 1 } else { 0 };
+    let digits = end - 8 * u32::from(dot);
+    if digits == 0 {
+        return None;
+    }
+    // Without the dot. Where there is none, the bytes this moves are shifted out again.
+    let before = (1 << first) - 1;
+    let joined = nibbles & before | (nibbles >> 8) & !before;
+    let mantissa = eight_nibbles(joined << (64 - digits)) as u32;
+    Some(Short { negative, mantissa, fraction, length: end as usize / 8 + usize::from(negative) })
+}
+
+impl Short {
+    /// The nearest f32.
+    #[inline]
+    pub(super) fn to_f32(self) -> f32 {
+        const POWERS: [f32; 8] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7];
+        let value = self.mantissa as f32 / POWERS[self.fraction & 7];
+        if self.negative { -value } else { value }
+    }
+
+    /// The nearest f64.
+    #[inline]
+    pub(super) fn to_f64(self) -> f64 {
+        let value = f64::from(self.mantissa) / POWERS[self.fraction & 7];
+        if self.negative { -value } else { value }
+    }
+}
+
+/// The eight bytes of `text` from `at` on, the lowest first.
+#[inline]
+pub(super) fn word(text: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*text.get(at..)?.first_chunk()?))
+}
+
 /// The digits at the start of `text`, and how many there are. The value is right up to 19 digits; with more it has wrapped.
 #[inline]
 pub(super) fn digits(text: &[u8]) -> (u64, usize) {
-    const TENS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
     let (mut value, mut count) = (0u64, 0);
     loop {
         let rest = &text[count..];
@@ -127,22 +202,50 @@ pub(super) fn digits(text: &[u8]) -> (u64, usize) {
     }
 }
 
+/// Eight characters `0`.
+const ZEROS: u64 = 0x3030_3030_3030_3030;
+
+/// The high bit of each byte that is no digit's value; a carry, which only bytes that are no ASCII give, disturbs nothing
+/// but what is after the first of those.
+#[inline]
+fn not_digits(nibbles: u64) -> u64 {
+    (nibbles.wrapping_add(0x7676_7676_7676_7676) | nibbles) & 0x8080_8080_8080_8080
+}
+
 /// Up to eight digits from the lowest byte on, and how many: arithmetic instead of a branch for each byte, whose number
 /// no processor can predict.
 #[inline]
-fn eight_digits(chunk: u64) -> (u64, usize) {
-    let nibbles = chunk ^ 0x3030_3030_3030_3030;
-    // The high bit of each byte that is no digit; a carry disturbs only bytes after the first of those.
-    let others = (nibbles.wrapping_add(0x7676_7676_7676_7676) | nibbles) & 0x8080_8080_8080_8080;
-    let count = others.trailing_zeros() as usize / 8;
+pub(super) fn eight_digits(chunk: u64) -> (u64, usize) {
+    let nibbles = chunk ^ ZEROS;
+    let count = not_digits(nibbles).trailing_zeros() as usize / 8;
     if count == 0 {
         return (0, 0);
     }
-    // Zeros in front make it eight digits; then pairs, fours, all.
-    let eight = nibbles << (64 - 8 * count);
+    // Zeros in front make it eight digits.
+    (eight_nibbles(nibbles << (64 - 8 * count)), count)
+}
+
+/// The number of one to seven digits before `end`, and how many there are; `None` unless `end` follows them.
+#[inline]
+pub(super) fn digits_before(chunk: u64, end: u8) -> Option<(u64, usize)> {
+    let nibbles = chunk ^ ZEROS;
+    let others = not_digits(nibbles);
+    if others == 0 {
+        return None;
+    }
+    let bits = others.trailing_zeros() & !7;
+    if bits == 0 || (chunk >> bits) as u8 != end {
+        return None;
+    }
+    Some((eight_nibbles(nibbles << (64 - bits)), bits as usize / 8))
+}
+
+/// The number that eight digits' values make: pairs, then fours, then all.
+#[inline]
+fn eight_nibbles(eight: u64) -> u64 {
     let pairs = (eight.wrapping_mul(10) + (eight >> 8)) & 0x00FF_00FF_00FF_00FF;
     let fours = (pairs.wrapping_mul(100) + (pairs >> 16)) & 0x0000_FFFF_0000_FFFF;
-    (fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xFFFF_FFFF, count)
+    fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xFFFF_FFFF
 }
 
 /// A number that fills `text` but for blanks around it; `None` for anything else, infinity included.
@@ -176,6 +279,26 @@ mod tests {
             let narrow: f32 = text.parse().unwrap();
             prop_assert_eq!(whole_f64(text.as_bytes()), Some(wide).filter(|v| v.is_finite()));
             prop_assert_eq!(whole_f32(text.as_bytes()), Some(narrow).filter(|v| v.is_finite()));
+        }
+
+        #[test]
+        fn a_short_number_is_the_number_at_the_start_of_a_word(
+            text in prop_oneof!["-?[0-9]{0,8}\\.?[0-9]{0,8}", "[-0-9.e: ]{8}"],
+            rest in proptest::collection::vec(any::<u8>(), 8),
+        ) {
+            let mut bytes = text.into_bytes();
+            bytes.extend(rest);
+            let Some(number) = short(word(&bytes, 0).unwrap()) else { return Ok(()) };
+            let text = std::str::from_utf8(&bytes[..number.length]).unwrap();
+            prop_assert_eq!(number.to_f32().to_bits(), text.parse::<f32>().unwrap().to_bits());
+            // It ends where the word does, or where a number does.
+            prop_assert!(number.length == 8 || !bytes[number.length].is_ascii_digit());
+        }
+
+        #[test]
+        fn every_number_of_six_characters_is_short(text in "-?([0-9]{1,5}|[0-9]{1,2}\\.[0-9]{0,2}|\\.[0-9]{1,4})") {
+            let number = short(word(format!("{text} 1234567").as_bytes(), 0).unwrap()).unwrap();
+            prop_assert_eq!((number.length, number.to_f32()), (text.len(), text.parse().unwrap()));
         }
 
         #[test]

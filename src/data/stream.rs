@@ -162,7 +162,7 @@ struct Reader {
 
 /// The parser of one file.
 enum Parser {
-    Libsvm(Libsvm),
+    Libsvm(Box<Libsvm>),
     Csv(Box<CsvRows>),
 }
 
@@ -193,7 +193,7 @@ impl Reader {
         let bytes_before = self.progress.bytes_read;
         let (rows_before, skipped_before) = (self.progress.rows, self.progress.skipped_rows);
         let mut parser = match format {
-            Format::Libsvm => Parser::Libsvm(Libsvm::default()),
+            Format::Libsvm => Parser::Libsvm(Box::default()),
             Format::Csv(spec) => match CsvRows::open(spec, &mut lines).map_err(fault)? {
                 Some(rows) => Parser::Csv(Box::new(rows)),
                 None => return Err(DataError::Empty { file: name.to_owned() }),

@@ -156,6 +156,16 @@ impl<K: Copy> Csr<K> {
         self.columns.push(column);
     }
 
+    /// As [`push`](Self::push) for each of `columns`; `ones` says that every one of `values` is 1.
+    #[inline]
+    pub(crate) fn push_entries(&mut self, columns: &[K], values: &[f32], ones: bool) {
+        if self.explicit || !ones {
+            self.make_explicit();
+            self.values.extend_from_slice(values);
+        }
+        self.columns.extend_from_slice(columns);
+    }
+
     /// Completes the row being built, which may be empty.
     #[inline]
     pub fn end_row(&mut self) {
