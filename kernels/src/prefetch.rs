@@ -34,6 +34,14 @@ pub(crate) fn prefetch_row(row: *const u32, row_words: usize) {
     }
 }
 
+/// Prefetches the line of one word of `memory`; a word outside asks for the last line.
+#[inline(always)]
+pub fn prefetch_word(memory: &[u32], word: usize) {
+    if let Some(last) = memory.len().checked_sub(1) {
+        prefetch_line(memory.as_ptr().wrapping_add(word.min(last)));
+    }
+}
+
 /// Prefetches one line at word `start * unit` of `memory` for each of `starts`.
 #[inline]
 pub fn prefetch_words(memory: &[u32], starts: &[u32], unit: usize) {

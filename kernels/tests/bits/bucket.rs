@@ -1,6 +1,9 @@
 use std::panic::catch_unwind;
 
-use gradwire_kernels::{EMPTY_LANE, FULL, Isa, Probe, probe_bucket, probe_buckets, stored_form};
+use gradwire_kernels::{
+    EMPTY_LANE, FULL, Isa, PROBED_FULL, Plain, Probe, Prober, probe_bucket, probe_buckets, run_compiled,
+    stored_form,
+};
 
 use crate::isas;
 use crate::numbers::Random;
@@ -118,5 +121,47 @@ fn a_bucket_past_the_end_is_refused() {
         }
         assert!(catch_unwind(|| probe_bucket(isa, &memory[..9], 5, 1)).is_err());
         assert!(catch_unwind(|| probe_bucket(isa, &memory, 9, 1)).is_err());
+    }
+}
+
+/// Probes every key in its bucket as compiled work does.
+struct ProbeAll<'a> {
+    buckets: &'a [Vec<u32>],
+    lanes: usize,
+    keys: &'a [u64],
+}
+
+impl Plain for ProbeAll<'_> {
+    type Output = Vec<u32>;
+
+    fn run<P: Prober>(self, prober: P) -> Vec<u32> {
+        let pairs = self.buckets.iter().zip(self.keys);
+        pairs.map(|(bucket, key)| prober.probe(bucket, self.lanes, *key)).collect()
+    }
+}
+
+#[test]
+fn a_prober_answers_like_a_single_probe_and_refuses_a_short_bucket() {
+    let mut random = Random(7);
+    for lanes in 1..=8 {
+        let lists: Vec<Vec<u64>> = (0..300).map(|_| (0..lanes).map(|_| random.next()).collect()).collect();
+        let buckets: Vec<Vec<u32>> =
+            lists.iter().map(|keys| bucket(lanes, keys, (random.next() | random.next()) as u32)).collect();
+        let keys: Vec<u64> =
+            lists.iter().map(|keys| keys[random.below(lanes)] ^ (random.next() & 1)).collect();
+        for isa in isas() {
+            let answers = run_compiled(isa, ProbeAll { buckets: &buckets, lanes, keys: &keys });
+            for ((answer, bucket), key) in answers.iter().zip(&buckets).zip(&keys) {
+                let expected = match probe_bucket(Isa::Scalar, bucket, lanes, stored_form(*key)) {
+                    Probe { hit: Some(lane), .. } => lane,
+                    Probe { empty: Some(lane), .. } => 8 + lane,
+                    _ => PROBED_FULL,
+                };
+                assert_eq!(*answer, expected, "{isa} {lanes} {key:#x}");
+            }
+            let short = [vec![0; 2 * lanes - 1]];
+            let refused = catch_unwind(|| run_compiled(isa, ProbeAll { buckets: &short, lanes, keys: &[1] }));
+            assert!(refused.is_err(), "{isa} {lanes}");
+        }
     }
 }
