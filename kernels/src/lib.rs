@@ -27,7 +27,7 @@ mod update;
 mod vector;
 mod write;
 
-pub use bucket::{EMPTY_LANE, FULL, MAX_LANES, Probe, probe_bucket, probe_buckets, stored_form};
+pub use bucket::{MAX_LANES, Probe, probe_bucket, stored_form};
 pub use codec::{bf16_to_f32, crc32c, f16_to_f32, f32_to_bf16, f32_to_f16, f32_to_int8, int8_to_f32};
 pub use compiled::{PROBED_FULL, Plain, Prober, run_compiled};
 pub use control::{assert_float_control, set_float_control};
@@ -35,7 +35,7 @@ pub use dense::{axpy, dot, gather, norm_inf, norm1, norm2_squared};
 pub use hash::{hash_key, hash_keys};
 pub use isa::{Isa, IsaError, SIMD_VARIABLE};
 pub use layout::RowLayout;
-pub use prefetch::{prefetch_rows, prefetch_word, prefetch_words};
+pub use prefetch::prefetch_word;
 pub use read::read_rows;
 pub use rule::{Dtype, Rule, RuleError};
 pub use sorted::first_unsorted;

@@ -41,23 +41,3 @@ pub fn prefetch_word(memory: &[u32], word: usize) {
         prefetch_line(memory.as_ptr().wrapping_add(word.min(last)));
     }
 }
-
-/// Prefetches one line at word `start * unit` of `memory` for each of `starts`.
-#[inline]
-pub fn prefetch_words(memory: &[u32], starts: &[u32], unit: usize) {
-    let Some(last) = memory.len().checked_sub(1) else { return };
-    for &start in starts {
-        prefetch_line(memory.as_ptr().wrapping_add((start as usize).saturating_mul(unit).min(last)));
-    }
-}
-
-/// Prefetches all lines of the rows of `row_words` words at word `offset * unit` of `memory`; offsets outside, as
-/// the one of a missing row, ask for the last line.
-#[inline]
-pub fn prefetch_rows(memory: &[u32], unit: usize, offsets: &[u32], row_words: usize) {
-    let Some(last) = memory.len().checked_sub(row_words.max(1)) else { return };
-    for &offset in offsets {
-        let start = (offset as usize).saturating_mul(unit).min(last);
-        prefetch_row(memory.as_ptr().wrapping_add(start), row_words.max(1));
-    }
-}
