@@ -269,7 +269,8 @@ fn an_idle_server_thread_uses_under_a_hundredth_of_a_core() {
             let spent = start.elapsed();
             for (after, before) in cpu().iter().zip(before) {
                 let share = (after - before) as f64 / spent.as_nanos() as f64;
-                assert!(share < 0.01, "{fabric:?}: {:.2} % of a core", share * 100.0);
+                println!("an idle server thread over {}: {:.3} % of a core", fabric.name(), share * 100.0);
+                assert!(share < 0.01);
             }
             cluster.shutdown().unwrap();
         }
