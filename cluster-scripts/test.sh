@@ -14,6 +14,7 @@ FAST_PARTS=(fmt lint unit)
 BUILD_BUDGET=900
 TEST_BUDGET=480
 TOTAL_BUDGET=5400
+TOTAL_GOAL=1200
 
 TARGET=${CARGO_TARGET_DIR:-target}
 LOGS=$TARGET/test-logs
@@ -382,6 +383,7 @@ if [ ${#skip_list[@]} -gt 0 ]; then
     printf '  %s\n' "${skip_list[@]}"
 fi
 echo "logs in $LOGS, ${SECONDS} s in all"
+[ "$SECONDS" -le "$TOTAL_GOAL" ] || echo "slower than the $TOTAL_GOAL s that a fresh machine of two cores should need"
 echo "$all_passed passed, $all_failed failed, $all_skipped skipped"
 if $any_failed || [ "$all_passed" -eq 0 ]; then
     exit 1
