@@ -14,12 +14,18 @@
 
 mod barrier;
 mod catalog;
+pub mod coordinator;
 mod map;
+pub mod message;
 mod schema_bytes;
 mod status;
+pub mod store_file;
 
 pub use barrier::{Arrival, BarrierError, Barriers};
-pub use catalog::{Catalog, CatalogError, Opening};
+pub use catalog::{Catalog, CatalogError, CatalogRecord, Opening};
 pub use map::{Map, MapError, PartitionChain, ShardInfo};
 pub use schema_bytes::{SchemaBytesError, decode_schema, encode_schema};
-pub use status::{PartitionStatus, ShardStatus, Status, TableStatus};
+pub use status::{
+    ChainStatus, PartitionStatus, ServerState, ServerStatus, ShardStatus, Status, TableStatus, WorkerClock,
+    WorkerStatus,
+};
