@@ -14,6 +14,7 @@
 
 use std::ops::{Add, Div, Mul, Sub};
 
+use crate::MISSING;
 use crate::isa::Isa;
 
 #[cfg(target_arch = "x86_64")]
@@ -108,6 +109,44 @@ pub(crate) trait Vector:
             half /= 2;
         }
         lanes[0]
+    }
+
+    /// Whether [`Vector::gather`] and [`Vector::scatter`] are instructions; where not, plain loops over rows are faster.
+    const SCATTERS: bool = false;
+
+    /// Lane l becomes the word at `memory + offsets[l]` where that is not [`MISSING`], and stays as it is elsewhere.
+    /// # Safety
+    /// `memory` has a word for each offset that is not missing.
+    #[inline(always)]
+    unsafe fn gather(self, memory: *const u32, offsets: &[u32; LANES]) -> Self {
+        let mut lanes = self.to_array();
+        for (lane, &offset) in lanes.iter_mut().zip(offsets) {
+            if offset != MISSING {
+                // SAFETY: the caller vouches for the word.
+                *lane = f32::from_bits(unsafe { *memory.add(offset as usize) });
+            }
+        }
+        // SAFETY: instructions by the existence of `self`; the array has 16 floats.
+        unsafe { Self::load(lanes.as_ptr()) }
+    }
+
+    /// Writes lane l to the word at `memory + offsets[l]`.
+    /// # Safety
+    /// `memory` has a word for each offset, and no two offsets are equal.
+    #[inline(always)]
+    unsafe fn scatter(self, memory: *mut u32, offsets: &[u32; LANES]) {
+        for (lane, &offset) in self.to_array().iter().zip(offsets) {
+            // SAFETY: the caller vouches for the word.
+            unsafe { *memory.add(offset as usize) = lane.to_bits() };
+        }
+    }
+
+    /// Whether two offsets are equal.
+    /// # Safety
+    /// As [`Vector::splat`].
+    #[inline(always)]
+    unsafe fn repeats(offsets: &[u32; LANES]) -> bool {
+        (1..LANES).any(|lane| offsets[..lane].contains(&offsets[lane]))
     }
 
     /// Compares `lanes` u64 at `keys` with `stored_key` and with 0.
