@@ -82,8 +82,7 @@ impl Work for Words<'_> {
             }
             let (blocks, tail) = job.offsets.as_chunks::<LANES>();
             for (block, offsets) in blocks.iter().enumerate() {
-                let out = job.out.add(block * LANES);
-                V::load(out).gather(job.memory, offsets).store(out);
+                V::copy_words(job.memory, offsets, job.out.add(block * LANES));
             }
             let out = job.out.add(blocks.len() * LANES);
             Short::<1>(Job { offsets: tail, out, ..job }).run::<V>();

@@ -38,7 +38,7 @@ impl<M: Formula, O: Fn(f32, f32) -> f32> Work for Single<'_, M, O> {
                     continue;
                 }
                 let g = V::load(job.gradients.add(block * LANES));
-                let w = g.gather(job.memory, offsets);
+                let w = V::gather(job.memory, offsets);
                 many.step([0.0; 2], [w, g, g], g)[0].canonical().scatter(job.memory, offsets);
             }
         }

@@ -66,14 +66,21 @@ impl Vector for Avx512 {
     const SCATTERS: bool = true;
 
     #[inline(always)]
-    unsafe fn gather(self, memory: *const u32, offsets: &[u32; LANES]) -> Self {
+    unsafe fn gather(memory: *const u32, offsets: &[u32; LANES]) -> Self {
         let base = memory.wrapping_add(SIGN_BIT).cast();
-        // SAFETY: AVX-512 by the existence of `self`; base plus index is `memory` plus offset, where the caller vouches
-        // for a word; masked-off lanes are not touched.
+        // SAFETY: AVX-512 by contract; base plus index is `memory` plus offset, where the caller vouches for a word.
+        unsafe { Avx512(_mm512_i32gather_ps::<4>(signed(load_offsets(offsets)), base)) }
+    }
+
+    #[inline(always)]
+    unsafe fn copy_words(memory: *const u32, offsets: &[u32; LANES], out: *mut f32) {
+        let base = memory.wrapping_add(SIGN_BIT).cast();
+        // SAFETY: as in `gather`; masked-off lanes are neither read nor written.
         unsafe {
             let offsets = load_offsets(offsets);
             let there = _mm512_cmpneq_epi32_mask(offsets, _mm512_set1_epi32(MISSING.cast_signed()));
-            Avx512(_mm512_mask_i32gather_ps::<4>(self.0, there, signed(offsets), base))
+            let words = _mm512_mask_i32gather_ps::<4>(_mm512_setzero_ps(), there, signed(offsets), base);
+            _mm512_mask_storeu_ps(out, there, words);
         }
     }
 
@@ -218,7 +225,7 @@ mod tests {
             // SAFETY: the CPU has the instructions; the sixteen offsets differ and name the words of the vector.
             unsafe {
                 assert!(!Avx512::repeats(&offsets));
-                let gathered = Avx512::splat(0.0).gather(memory, &offsets);
+                let gathered = Avx512::gather(memory, &offsets);
                 assert_eq!(gathered.to_array(), std::array::from_fn(|lane| 100.0 + ((lane * 5) % 16) as f32));
                 (gathered + Avx512::splat(1.0)).scatter(memory, &offsets);
             }

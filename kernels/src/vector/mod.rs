@@ -114,20 +114,27 @@ pub(crate) trait Vector:
     /// Whether [`Vector::gather`] and [`Vector::scatter`] are instructions; where not, plain loops over rows are faster.
     const SCATTERS: bool = false;
 
-    /// Lane l becomes the word at `memory + offsets[l]` where that is not [`MISSING`], and stays as it is elsewhere.
+    /// Lane l is the word at `memory + offsets[l]`.
     /// # Safety
-    /// `memory` has a word for each offset that is not missing.
+    /// As [`Vector::splat`]; `memory` has a word for each offset.
     #[inline(always)]
-    unsafe fn gather(self, memory: *const u32, offsets: &[u32; LANES]) -> Self {
-        let mut lanes = self.to_array();
-        for (lane, &offset) in lanes.iter_mut().zip(offsets) {
+    unsafe fn gather(memory: *const u32, offsets: &[u32; LANES]) -> Self {
+        // SAFETY: the caller vouches for the words and the instructions; the array has 16 floats.
+        unsafe { Self::load(offsets.map(|offset| f32::from_bits(*memory.add(offset as usize))).as_ptr()) }
+    }
+
+    /// Copies the word at `memory + offsets[l]` to `out[l]` where that offset is not [`MISSING`]; the rest of `out` is
+    /// left alone.
+    /// # Safety
+    /// As [`Vector::splat`]; `memory` has a word for each offset that is not missing, 16 floats are writable at `out`.
+    #[inline(always)]
+    unsafe fn copy_words(memory: *const u32, offsets: &[u32; LANES], out: *mut f32) {
+        for (lane, &offset) in offsets.iter().enumerate() {
             if offset != MISSING {
-                // SAFETY: the caller vouches for the word.
-                *lane = f32::from_bits(unsafe { *memory.add(offset as usize) });
+                // SAFETY: the caller vouches for the word and for the output.
+                unsafe { *out.add(lane) = f32::from_bits(*memory.add(offset as usize)) };
             }
         }
-        // SAFETY: instructions by the existence of `self`; the array has 16 floats.
-        unsafe { Self::load(lanes.as_ptr()) }
     }
 
     /// Writes lane l to the word at `memory + offsets[l]`.
