@@ -346,6 +346,37 @@ fn bench_reports_every_field_of_its_contract() {
 }
 
 #[test]
+fn bench_latency_stands_beside_the_raw_limit_of_its_run() {
+    let folder = Folder::new();
+    for fabric in ["shm", "tcp"] {
+        let report = folder.text(&format!("{fabric}.json"));
+        works(&["bench", "latency", "--fabric", fabric, "--seconds", "0.2", "--report", &report]);
+        let found = json(Path::new(&report));
+        assert_eq!(found["fabric"], fabric);
+        for field in ["raw_p50_us", "raw_p99_us"] {
+            assert!(found["workload"][field].as_f64().unwrap() > 0.0, "{field}: {found}");
+        }
+    }
+}
+
+#[test]
+fn bench_lane_reports_bytes_and_round_trips() {
+    let folder = Folder::new();
+    let runs: [&[&str]; 3] =
+        [&["--fabric", "shm"], &["--fabric", "tcp", "--bytes", "100"], &["--wait", "poll"]];
+    for (index, more) in runs.into_iter().enumerate() {
+        let report = folder.text(&format!("lane{index}.json"));
+        works(&[&["bench", "lane", "--seconds", "0.2", "--report", &report][..], more].concat());
+        let found = json(Path::new(&report));
+        assert_eq!(found["op"], "lane");
+        for field in ["keys_per_s", "bytes_per_s", "p50_us", "p99_us", "p999_us"] {
+            assert!(found[field].as_f64().unwrap() > 0.0, "{field}: {found}");
+        }
+        assert!(found["workload"]["records_per_s"].as_f64().unwrap() > 0.0, "{found}");
+    }
+}
+
+#[test]
 fn bench_kernels_sets_every_rule_against_the_bandwidth() {
     let folder = Folder::new();
     let report = folder.text("kernels.json");
