@@ -15,6 +15,7 @@ mod failure;
 mod predict;
 mod progress;
 mod quickstart;
+mod scratch;
 mod server;
 mod signals;
 mod status;
