@@ -39,7 +39,7 @@ pub use grant::{GrantId, PeerGrant};
 pub use port::{Port, Waker};
 pub use state::StateEntry;
 pub use tcp_driver::{TCP_VARIABLE, TcpDriver, on_tcp_fallback};
-pub use waiting::{Backoff, Waiting};
+pub use waiting::{Backoff, Waiting, YIELD_AFTER};
 
 use crate::wire::Header;
 
