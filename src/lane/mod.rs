@@ -38,7 +38,7 @@ pub use error::{
 pub use grant::{GrantId, PeerGrant};
 pub use port::{Port, Waker};
 pub use state::StateEntry;
-pub use tcp_driver::{TCP_VARIABLE, TcpDriver, on_tcp_fallback};
+pub use tcp_driver::{TCP_VARIABLE, TcpDriver, check_tcp_variable, on_tcp_fallback};
 pub use waiting::{Backoff, Waiting, YIELD_AFTER};
 
 use crate::wire::Header;

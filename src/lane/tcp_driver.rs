@@ -41,6 +41,14 @@ fn choose(value: Option<&OsStr>) -> Result<Choice, PortError> {
     }
 }
 
+/// Whether [`TCP_VARIABLE`] names a driver or is unset, for those who want to say so before any work.
+///
+/// # Errors
+/// [`PortError::Driver`]: it names none.
+pub fn check_tcp_variable() -> Result<(), PortError> {
+    choose(std::env::var_os(TCP_VARIABLE).as_deref()).map(|_| ())
+}
+
 /// The driver of a new port.
 pub(super) fn open(threading: Threading) -> Result<(Box<dyn Driver + Send>, TcpDriver), PortError> {
     open_by(choose(std::env::var_os(TCP_VARIABLE).as_deref())?, || Uring::create(threading))

@@ -248,3 +248,7 @@ impl Driver for UringDriver {
         self.note(ready);
     }
 }
+
+#[cfg(test)]
+#[path = "uring_driver_tests.rs"]
+mod tests;
