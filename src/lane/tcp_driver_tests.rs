@@ -46,6 +46,17 @@ fn epoll_that_was_asked_for_is_no_fallback() {
     assert_eq!(said, TcpDriver { name: "epoll", fallback: None });
 }
 
+#[test]
+fn a_port_has_the_driver_that_the_environment_names() {
+    let port = Port::new().unwrap();
+    let driver = port.tcp_driver();
+    if let Some(reason) = &driver.fallback {
+        return println!("skipped: {reason}");
+    }
+    let named = std::env::var(TCP_VARIABLE);
+    assert!(named.is_err() || named.as_deref() == Ok(driver.name), "{named:?}, {driver:?}");
+}
+
 /// The process that runs this alone, started by the test below.
 #[test]
 fn a_process_without_io_uring() {
