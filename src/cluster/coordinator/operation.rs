@@ -232,10 +232,10 @@ impl Coordinator {
         self.placed_on.iter().copied().filter(|id| !lost.contains(id)).collect()
     }
 
-    /// Tables that an operation is about.
-    pub(super) fn tables_under_way(&self) -> BTreeSet<TableId> {
+    /// Tables that servers are making, of which some may have them already.
+    pub(super) fn tables_in_the_making(&self) -> BTreeSet<TableId> {
         let table = |open: &Operation| match open.kind {
-            Kind::Create { table, .. } | Kind::Drop { table, .. } => Some(table),
+            Kind::Create { table, .. } => Some(table),
             _ => None,
         };
         self.operations.values().filter_map(table).collect()

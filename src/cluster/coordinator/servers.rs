@@ -86,17 +86,19 @@ impl Coordinator {
                 }
                 server
             }
-            None if !hello.tables.is_empty() || (hello.server.is_some() && cluster != self.cluster) => {
-                let reason = format!(
-                    "this server holds {} tables that the coordinator's store does not know; point the coordinator \
-                     to the store of their cluster ({cluster:016x})",
-                    hello.tables.len()
-                );
-                return self.refuse(connection, reason);
-            }
-            None => match self.identity_again(cluster, &hello) {
-                Some(server) => server,
-                None => self.new_server(),
+            None => match (self.identity_again(cluster, &hello), hello.server) {
+                // What it has was half made, or dropped meanwhile: `reconcile` has it dropped.
+                (Some(server), _) => server,
+                (None, None) if hello.tables.is_empty() => self.new_server(),
+                (None, _) => {
+                    let reason = format!(
+                        "this server holds {} tables that the coordinator's store does not know, or numbers it did not \
+                         give; point the coordinator to the store of their cluster ({cluster:016x}), or start the \
+                         server anew",
+                        hello.tables.len()
+                    );
+                    return self.refuse(connection, reason);
+                }
             },
         };
         let shards = hello.shards;
@@ -138,8 +140,8 @@ impl Coordinator {
         self.reconcile(server, &hello.tables.into_iter().collect(), &hello.sessions.into_iter().collect());
     }
 
-    /// A server that was forgotten while it was away, with nothing in it, keeps the numbers it was given: its threads
-    /// carry them.
+    /// A server that was forgotten while it was away, with no table that anybody knows, keeps the numbers it was given:
+    /// its threads carry them.
     fn identity_again(&self, cluster: u64, hello: &ServerHello) -> Option<ServerId> {
         let (server, first) = hello.server.filter(|_| cluster == self.cluster)?;
         let end = first.0.checked_add(hello.shards)?;
@@ -148,7 +150,8 @@ impl Coordinator {
             let theirs = other.record.first_shard.0..other.record.first_shard.0 + other.record.shards;
             other.record.server == server || (first.0 < theirs.end && theirs.start < end)
         });
-        (given && !taken).then_some(server)
+        let known = self.catalog.tables().any(|(table, _)| hello.tables.contains(&table));
+        (given && !taken && !known).then_some(server)
     }
 
     fn new_server(&mut self) -> ServerId {
@@ -166,7 +169,7 @@ impl Coordinator {
     ) {
         // What was under way first: it was decided first.
         self.ask_again(server);
-        let in_the_making = self.tables_under_way();
+        let in_the_making = self.tables_in_the_making();
         for &table in tables {
             let known = self.catalog.tables().any(|(id, _)| id == table);
             if !known && !in_the_making.contains(&table) {

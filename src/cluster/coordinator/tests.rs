@@ -490,6 +490,46 @@ fn a_forgotten_server_comes_back_with_its_numbers() {
     assert_eq!(world.servers[0].held.len(), PARTITIONS as usize / 2);
 }
 
+/// A table was half made when the coordinator was killed; the next one gave up the servers, for which nothing was
+/// recorded, before they came back, and refused the one that had the table for ever.
+#[test]
+fn a_forgotten_server_with_a_half_made_table_comes_back_and_drops_it() {
+    let mut world = World::new(2);
+    let client = world.connect_client(1, &[]);
+    let schema = SchemaText(std::sync::Arc::new(schema("w")));
+    world.request(client, Request::OpenTable { schema });
+    assert!(world.carry_out(0));
+    assert_eq!(world.servers[0].tables.len(), 1);
+    world.restart();
+    world.pass(Duration::from_millis(200), &[]);
+    for at in 0..2 {
+        let connection = world.connect_server(at);
+        assert!(!world.refused.contains_key(&connection), "{:?}", world.refused);
+    }
+    world.run();
+    assert!(world.servers[0].tables.is_empty());
+    let client = world.connect_client(1, &[]);
+    assert!(world.status(client).complete);
+    assert!(world.open(client, "w").unwrap() > TableId(1));
+}
+
+/// A server was given up and came back while its table was being dropped by the others: the drop did not ask it, and
+/// it kept the table.
+#[test]
+fn a_server_that_comes_back_during_a_drop_drops_the_table_too() {
+    let mut world = World::new(2);
+    let client = world.connect_client(1, &[]);
+    world.open(client, "w").unwrap();
+    world.disconnect_server(1);
+    world.pass(Duration::from_millis(200), &[]);
+    let dropped = world.request(client, Request::DropTable { name: "w".into() });
+    assert!(!world.answers.contains_key(&dropped), "the other server has not answered");
+    world.connect_server(1);
+    world.run();
+    assert_eq!(world.answers[&dropped], Ok(Reply::Done));
+    assert!(world.servers.iter().all(|server| server.tables.is_empty()));
+}
+
 #[test]
 fn the_sessions_of_a_silent_client_end_and_a_pause_of_our_own_blames_nobody() {
     let mut world = World::new(1);
