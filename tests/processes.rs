@@ -25,13 +25,17 @@ struct Process {
     address: String,
     /// What it said on standard error, once it has ended.
     words: Receiver<String>,
+    /// Its temporary files: one that is killed clears nothing away.
+    _scratch: TempDir,
 }
 
 impl Process {
     /// Starts it and waits for its first line, the bound address.
     fn start(args: &[&str]) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
         let mut child = Command::new(PROGRAM)
             .args(args)
+            .env("TMPDIR", scratch.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -51,7 +55,7 @@ impl Process {
             drop(err.read_to_string(&mut text));
             drop(say.send(text));
         });
-        let mut process = Self { child, address: String::new(), words };
+        let mut process = Self { child, address: String::new(), words, _scratch: scratch };
         match line.recv_timeout(WATCHDOG).unwrap() {
             Some(address) => process.address = address,
             None => panic!("{args:?} prints no address: {}", process.words.recv().unwrap()),
