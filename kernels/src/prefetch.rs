@@ -1,8 +1,7 @@
 //! Prefetch hints. They change no value; addresses are clamped to the memory given, since a hint far outside costs a
 //! page walk.
 
-/// Words of a cache line.
-const LINE_WORDS: usize = 16;
+use crate::bucket::{LINE_WORDS, Line};
 
 /// Asks for the line of `p`. A hint on any address, valid or not, has no effect on the program's meaning.
 #[inline(always)]
@@ -32,6 +31,12 @@ pub(crate) fn prefetch_row(row: *const u32, row_words: usize) {
     if row_words % LINE_WORDS != 1 {
         prefetch_line(row.wrapping_add(row_words - 1));
     }
+}
+
+/// Prefetches one of `lines`, which the caller knows to be among them: this is for loops where the clamp would count.
+#[inline(always)]
+pub fn prefetch_line_of(lines: &[Line], line: usize) {
+    prefetch_line(lines.as_ptr().wrapping_add(line).cast());
 }
 
 /// Prefetches the line of one word of `memory`; a word outside asks for the last line.

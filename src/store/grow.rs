@@ -81,6 +81,7 @@ impl Index {
         let mut new = [self.take_segment(class, (old.prefix, u32::from(old.depth)), blocks, budget)?];
         self.move_keys(&old, &mut new, blocks);
         self.segments[number] = new[0];
+        self.reroute(number);
         self.give_segment(&old, blocks, budget);
         Ok(())
     }
@@ -91,7 +92,7 @@ impl Index {
         if depth >= self.max_depth {
             return Err(Short::Depth);
         }
-        let new_entries = if depth == self.depth { self.directory.len() } else { 0 };
+        let new_entries = if depth == self.depth { self.spots.len() } else { 0 };
         let header_bytes = header_bytes(1, new_entries);
         budget.charge(header_bytes)?;
         let mut halves = match self.take_halves(&old, blocks, budget) {
@@ -105,18 +106,14 @@ impl Index {
         self.move_keys(&old, &mut halves, blocks);
         self.give_segment(&old, blocks, budget);
         if depth == self.depth {
-            self.directory = self.directory.iter().flat_map(|number| [*number, *number]).collect();
+            self.spots = self.spots.iter().flat_map(|spot| [*spot, *spot]).collect();
             self.depth += 1;
         }
-        let high = self.segments.len() as u32;
         self.segments[number] = halves[0];
         self.segments.push(halves[1]);
-        // The entries of the old segment are neighbours; their upper half has the new bit set.
-        let entries = 1_usize << (self.depth - depth);
-        let first = old.prefix as usize * entries;
-        for entry in &mut self.directory[first + entries / 2..first + entries] {
-            *entry = high;
-        }
+        self.pages.push(halves[1].pages);
+        self.reroute(number);
+        self.reroute(self.segments.len() - 1);
         Ok(())
     }
 
@@ -240,7 +237,7 @@ impl Index {
 
 /// Bytes of segment headers and directory entries.
 pub(super) fn header_bytes(segments: usize, entries: usize) -> u64 {
-    (segments * size_of::<Segment>() + entries * size_of::<u32>()) as u64
+    (segments * (size_of::<Segment>() + size_of::<[u32; MAX_PAGES]>()) + entries * size_of::<u64>()) as u64
 }
 
 /// Which half of a split segment a hash belongs to: the bit below those that the segment's keys share.

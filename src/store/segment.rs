@@ -149,6 +149,13 @@ impl Segment {
         if bucket + 1 == self.buckets { 0 } else { bucket + 1 }
     }
 
+    /// The bucket so many after this one, fewer than there are.
+    #[inline(always)]
+    pub(super) fn beyond(&self, bucket: u32, steps: u32) -> u32 {
+        let to = bucket + steps;
+        if to < self.buckets { to } else { to - self.buckets }
+    }
+
     /// How many buckets `to` lies beyond `from`.
     pub(super) fn distance(&self, from: u32, to: u32) -> u32 {
         if to >= from { to - from } else { to + self.buckets - from }

@@ -22,6 +22,20 @@ pub(super) const MISSING: u32 = u32::MAX;
 /// Rows up to this many words live in the index.
 const MAX_INLINE_WORDS: usize = 4;
 
+/// Keys of a bucket with payloads of so many words.
+pub(super) const fn lanes_of(payload_words: usize) -> usize {
+    match payload_words {
+        2 => 4,
+        3 => 3,
+        _ => 5,
+    }
+}
+
+/// Lines of a bucket with payloads of so many words, as a shift.
+pub(super) const fn lines_shift_of(payload_words: usize) -> u32 {
+    if payload_words < 4 { 0 } else { 1 }
+}
+
 /// The geometry of one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
@@ -46,12 +60,7 @@ impl Shape {
         assert!(row_words > 0);
         let inline = row_words <= MAX_INLINE_WORDS;
         let payload_words = if inline { row_words } else { 1 };
-        let (lanes, lines_shift) = match payload_words {
-            1 => (5, 0),
-            2 => (4, 0),
-            3 => (3, 0),
-            _ => (5, 1),
-        };
+        let (lanes, lines_shift) = (lanes_of(payload_words), lines_shift_of(payload_words));
         // A row of more than a line starts on a line: 64 floats then touch four lines and not five, and the waste is
         // below half. A shorter one is packed, since padding it to a line would cost more memory than the row.
         let padded = row_words > LINE_WORDS;
