@@ -182,21 +182,6 @@ impl Index {
         }
     }
 
-    /// Puts a new key into the place that `find` gave for it, its payload zero, and gives the payload's word.
-    pub(super) fn insert(&mut self, memory: &mut [u32], place: Place, key: u64) -> usize {
-        let word = self.bucket_word(place);
-        let bucket = &mut memory[word..word + self.shape.bucket_words()];
-        assert!(stored_key(bucket, place.lane) == 0, "an insertion takes a free lane");
-        set_stored_key(bucket, place.lane, !key);
-        let payload = self.shape.payload_at(place.lane);
-        bucket[payload..payload + self.shape.payload_words].fill(0);
-        let segment = &mut self.segments[place.segment];
-        segment.rows += 1;
-        assert!(segment.rows <= segment.limit, "room was reserved before the first insertion");
-        self.rows += 1;
-        word + payload
-    }
-
     /// Takes the key of a place out. Later keys that had overflowed past its bucket are pulled back.
     pub(super) fn remove(&mut self, memory: &mut [u32], place: Place) {
         let shape = self.shape;

@@ -26,6 +26,15 @@ const CHUNK: usize = AHEAD * BLOCK;
 /// Most overflowed keys that wait for their next bucket.
 const WAITING: usize = 64;
 
+/// A key that has no row.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Absent {
+    /// Its number in the batch.
+    pub(super) key: u32,
+    /// The line of the bucket, from its home on, that has a free lane.
+    pub(super) line: u32,
+}
+
 /// A key whose buckets so far were full of others.
 #[derive(Clone, Copy)]
 struct Astray {
@@ -54,6 +63,8 @@ struct Resolve<'a, const PAYLOAD: usize, const INLINE: bool> {
     lines: &'a [Line],
     keys: &'a [[u64; CHUNK]],
     slots: &'a mut [[u32; CHUNK]],
+    /// As long as there are keys; the first `missing` say which have no row.
+    absent: &'a mut [Absent],
     missing: usize,
 }
 
@@ -171,7 +182,7 @@ impl<const PAYLOAD: usize, const INLINE: bool> Resolve<'_, PAYLOAD, INLINE> {
         if prober.lanes_with::<LANES>(&self.lines[key.line as usize], 0) == 0 {
             self.postpone::<P, LANES>(prober, key, later);
         } else {
-            self.answer(key.key, MISSING);
+            self.is_absent(key.key, key.line);
         }
     }
 
@@ -218,7 +229,7 @@ impl<const PAYLOAD: usize, const INLINE: bool> Resolve<'_, PAYLOAD, INLINE> {
                 return self.answer(key.key, Self::slot::<LANES>(self.lines, line, hit.trailing_zeros()));
             }
             if prober.lanes_with::<LANES>(bucket, 0) != 0 {
-                return self.answer(key.key, MISSING);
+                return self.is_absent(key.key, line);
             }
         }
     }
@@ -232,31 +243,53 @@ impl<const PAYLOAD: usize, const INLINE: bool> Resolve<'_, PAYLOAD, INLINE> {
     #[inline(always)]
     fn answer(&mut self, number: u32, slot: u32) {
         self.slots[number as usize / CHUNK][number as usize % CHUNK] = slot;
-        self.missing += usize::from(slot == MISSING);
+    }
+
+    #[inline(always)]
+    fn is_absent(&mut self, number: u32, line: u32) {
+        self.answer(number, MISSING);
+        self.absent[self.missing] = Absent { key: number, line };
+        self.missing += 1;
     }
 }
 
 impl Index {
-    /// Writes the slot of every key to `slots`, `MISSING` where it has none, and gives how many are missing.
+    /// Writes the slot of every key to `slots`, `MISSING` where it has none, and lists those in `absent`. Gives how many
+    /// they are.
     ///
-    /// Shapes: `slots` is as long as `keys`.
-    pub(super) fn resolve(&self, isa: Isa, memory: &[u32], keys: &[u64], slots: &mut [u32]) -> usize {
-        assert_eq!(keys.len(), slots.len());
+    /// Shapes: `slots` and `absent` are as long as `keys`.
+    pub(super) fn resolve(
+        &self,
+        isa: Isa,
+        memory: &[u32],
+        keys: &[u64],
+        slots: &mut [u32],
+        absent: &mut [Absent],
+    ) -> usize {
+        assert!(keys.len() == slots.len() && keys.len() == absent.len(), "one slot a key");
         let (chunks, rest) = keys.as_chunks();
         let (slot_chunks, slot_rest) = slots.as_chunks_mut();
         let mut missing = match (self.shape.payload_words, self.shape.inline) {
-            (1, true) => self.resolve_chunks::<1, true>(isa, memory, chunks, slot_chunks),
-            (1, false) => self.resolve_chunks::<1, false>(isa, memory, chunks, slot_chunks),
-            (2, _) => self.resolve_chunks::<2, true>(isa, memory, chunks, slot_chunks),
-            (3, _) => self.resolve_chunks::<3, true>(isa, memory, chunks, slot_chunks),
-            _ => self.resolve_chunks::<4, true>(isa, memory, chunks, slot_chunks),
+            (1, true) => self.resolve_chunks::<1, true>(isa, memory, chunks, slot_chunks, absent),
+            (1, false) => self.resolve_chunks::<1, false>(isa, memory, chunks, slot_chunks, absent),
+            (2, _) => self.resolve_chunks::<2, true>(isa, memory, chunks, slot_chunks, absent),
+            (3, _) => self.resolve_chunks::<3, true>(isa, memory, chunks, slot_chunks, absent),
+            _ => self.resolve_chunks::<4, true>(isa, memory, chunks, slot_chunks, absent),
         };
         for key in rest {
-            self.prefetch(memory, &[self.hash(*key)]);
+            let line = self.walk().line(self.hash(*key), self.shape.lines_shift);
+            kernels::prefetch_word(memory, line as usize * LINE_WORDS);
         }
-        for (key, slot) in rest.iter().zip(slot_rest) {
-            *slot = self.slot_of(memory, *key);
-            missing += usize::from(*slot == MISSING);
+        for (number, (key, slot)) in (keys.len() - rest.len()..).zip(rest.iter().zip(slot_rest)) {
+            match self.find(memory, *key, self.hash(*key)) {
+                Ok(place) => *slot = self.slot_at(memory, self.payload_word(place)),
+                Err(place) => {
+                    *slot = MISSING;
+                    let line = self.segments[place.segment].line(place.bucket, self.shape.lines_shift);
+                    absent[missing] = Absent { key: number as u32, line };
+                    missing += 1;
+                }
+            }
         }
         missing
     }
@@ -267,26 +300,11 @@ impl Index {
         memory: &[u32],
         keys: &[[u64; CHUNK]],
         slots: &mut [[u32; CHUNK]],
+        absent: &mut [Absent],
     ) -> usize {
         let (lines, _) = memory.as_chunks();
         let (walk, segments) = (self.walk(), &self.segments);
-        let work = Resolve::<PAYLOAD, INLINE> { walk, segments, lines, keys, slots, missing: 0 };
+        let work = Resolve::<PAYLOAD, INLINE> { walk, segments, lines, keys, slots, absent, missing: 0 };
         kernels::run_compiled(isa, work)
-    }
-
-    /// The slot of one key.
-    #[cold]
-    fn slot_of(&self, memory: &[u32], key: u64) -> u32 {
-        let place = self.find(memory, key, self.hash(key));
-        place.map_or(MISSING, |place| self.slot_at(memory, self.payload_word(place)))
-    }
-
-    /// Asks for the home buckets of keys that are about to be inserted: a growth in between may have moved them all.
-    pub(super) fn prefetch(&self, memory: &[u32], hashes: &[u64]) {
-        for hash in hashes {
-            let segment = &self.segments[self.segment_of(*hash)];
-            let line = segment.line(segment.home(*hash), self.shape.lines_shift);
-            kernels::prefetch_word(memory, line as usize * LINE_WORDS);
-        }
     }
 }

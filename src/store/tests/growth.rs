@@ -121,13 +121,14 @@ impl Flat {
 
     fn make(&mut self, keys: &[u64]) -> Result<(), Short> {
         let mut slots = vec![0; keys.len()];
-        self.partition.resolve(&self.maker, &self.blocks, keys, &mut slots);
+        self.partition.resolve(&self.maker, &self.blocks, keys, &mut slots, &mut self.scratch);
         let (blocks, budget) = (&mut self.blocks, &mut self.budget);
         self.partition.create_missing(&mut self.maker, keys, &mut slots, &mut self.scratch, blocks, budget)
     }
 
     fn missing(&self, keys: &[u64]) -> usize {
-        self.partition.resolve(&self.maker, &self.blocks, keys, &mut vec![0; keys.len()])
+        let (mut slots, mut scratch) = (vec![0; keys.len()], Scratch::default());
+        self.partition.resolve(&self.maker, &self.blocks, keys, &mut slots, &mut scratch)
     }
 }
 
@@ -168,7 +169,7 @@ fn keys_that_share_a_home_bucket_overflow_and_can_be_erased_in_any_order() {
     let mut random = Random(6);
     while !left.is_empty() {
         let key = left.swap_remove((random.next() % left.len() as u64) as usize);
-        let erased = flat.partition.erase(&[key], &mut flat.blocks, &mut flat.budget);
+        let erased = flat.partition.erase(&flat.maker, &[key], &mut flat.blocks, &mut flat.budget);
         assert_eq!((erased, flat.missing(&[key])), (1, 1));
         assert_eq!((flat.missing(&left), flat.missing(&others)), (0, 0));
     }
