@@ -49,6 +49,18 @@ impl Job<'_> {
     }
 }
 
+/// One more than the highest of some offsets, 0 where no row exists.
+struct PastHighest<'a>(&'a [u32]);
+
+impl Work for PastHighest<'_> {
+    type Output = u32;
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) -> u32 {
+        self.0.iter().fold(0, |highest, offset| highest.max(offset.wrapping_add(1)))
+    }
+}
+
 /// Rows of few f32 values: a copy of known length.
 struct Short<'a, const D: usize>(Job<'a>);
 
@@ -191,7 +203,8 @@ pub fn read_rows(
     assert_eq!(*layout, RowLayout::new(rule, layout.dim(), layout.dtype()), "layout of another rule");
     assert_eq!(Some(out.len()), offsets.len().checked_mul(layout.dim()), "one output row per offset");
     // One more than the highest offset; a missing row wraps to 0 and so never is the highest.
-    let past_highest = offsets.iter().map(|offset| offset.wrapping_add(1)).max().unwrap_or(0);
+    // SAFETY: `PastHighest` holds a slice only.
+    let past_highest = unsafe { run(isa, PastHighest(offsets)) };
     assert!(
         past_highest == 0 || row_fits(past_highest - 1, unit, layout.words(), memory.len()),
         "row outside its memory"

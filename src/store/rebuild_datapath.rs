@@ -13,6 +13,9 @@ use super::shape::{Shape, lanes_of, lines_shift_of};
 
 /// Keys that are hashed together.
 const CHUNK: usize = 64;
+/// Buckets that are asked for ahead: the old segment has mostly left the caches, and every page starts anew for the
+/// processor's own prefetching.
+const AHEAD: u32 = 24;
 
 /// Which half of a split segment a hash belongs to: the bit below those that the segment's keys share.
 #[inline(always)]
@@ -55,6 +58,19 @@ impl Chunk {
     }
 }
 
+/// The first words of a segment's buckets, in order; those ahead are asked for.
+#[inline(always)]
+fn word_of<const PAYLOAD: usize>(old: &Segment, memory: &[u32], bucket: u32) -> usize {
+    let shift = lines_shift_of(PAYLOAD);
+    let (lines, _) = memory.as_chunks();
+    let ahead = old.line((bucket + AHEAD).min(old.buckets - 1), shift);
+    kernels::prefetch_line_of(lines, ahead as usize);
+    if shift > 0 {
+        kernels::prefetch_line_of(lines, ahead as usize + 1);
+    }
+    old.line(bucket, shift) as usize * LINE_WORDS
+}
+
 /// Counts the keys of both halves of a segment.
 struct Count<'a, const PAYLOAD: usize> {
     seed: (u64, u64),
@@ -69,10 +85,7 @@ impl<const PAYLOAD: usize> Plain for Count<'_, PAYLOAD> {
     fn run<P: Prober>(self, _: P) -> [u64; 2] {
         let (mut chunk, mut upper) = (Chunk::EMPTY, 0);
         for bucket in 0..self.old.buckets {
-            chunk.add::<PAYLOAD>(
-                self.memory,
-                self.old.line(bucket, lines_shift_of(PAYLOAD)) as usize * LINE_WORDS,
-            );
+            chunk.add::<PAYLOAD>(self.memory, word_of::<PAYLOAD>(self.old, self.memory, bucket));
             if chunk.has_room() && bucket + 1 < self.old.buckets {
                 continue;
             }
@@ -101,10 +114,7 @@ impl<const PAYLOAD: usize, const HALVES: usize> Plain for Move<'_, PAYLOAD, HALV
         let mut chunk = Chunk::EMPTY;
         let mut fills = [[0; MAX_BUCKETS]; HALVES];
         for bucket in 0..self.old.buckets {
-            chunk.add::<PAYLOAD>(
-                self.memory,
-                self.old.line(bucket, lines_shift_of(PAYLOAD)) as usize * LINE_WORDS,
-            );
+            chunk.add::<PAYLOAD>(self.memory, word_of::<PAYLOAD>(self.old, self.memory, bucket));
             if !chunk.has_room() {
                 self.place(&mut chunk, &mut fills);
             }

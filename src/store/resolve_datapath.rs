@@ -46,6 +46,10 @@ struct Astray {
     steps: u32,
 }
 
+impl Astray {
+    const NONE: Astray = Astray { key: 0, line: 0, steps: 0 };
+}
+
 /// The keys that wait for their next bucket.
 struct Waiting {
     len: usize,
@@ -53,7 +57,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    const EMPTY: Waiting = Waiting { len: 0, keys: [Astray { key: 0, line: 0, steps: 0 }; WAITING] };
+    const EMPTY: Waiting = Waiting { len: 0, keys: [Astray::NONE; WAITING] };
 }
 
 /// Whole chunks of a batch. `PAYLOAD` are the payload's words; `INLINE` says whether it is the row, or holds its slot.
@@ -163,27 +167,29 @@ impl<const PAYLOAD: usize, const INLINE: bool> Resolve<'_, PAYLOAD, INLINE> {
         for i in 0..CHUNK {
             slots[i] = Self::slot::<LANES>(self.lines, at[i], hits[i].trailing_zeros());
         }
+        let (mut full, mut count) = ([Astray::NONE; CHUNK], 0);
         let mut absent = prober.zeros(hits);
         while absent != 0 {
             let i = absent.trailing_zeros();
             absent &= absent - 1;
-            let key = chunk as u32 * CHUNK as u32 + i;
-            self.look_again::<P, LANES>(
-                prober,
-                Astray { key, line: at[i as usize % CHUNK], steps: 0 },
-                later,
-            );
+            let key = Astray { key: chunk as u32 * CHUNK as u32 + i, line: at[i as usize % CHUNK], steps: 0 };
+            full[count % CHUNK] = key;
+            count += usize::from(self.is_full::<P, LANES>(prober, key));
+        }
+        for key in &full[..count] {
+            self.postpone::<P, LANES>(prober, *key, later);
         }
     }
 
-    /// Decides about a key that is not in the bucket at its line.
+    /// Decides about a key that is not in the bucket at its line: no row, unless the bucket is full. In a growing table
+    /// that is a matter of chance too, so it is no branch: what is written counts when the bucket is not full.
     #[inline(always)]
-    fn look_again<P: Prober, const LANES: usize>(&mut self, prober: P, key: Astray, later: &mut Waiting) {
-        if prober.lanes_with::<LANES>(&self.lines[key.line as usize], 0) == 0 {
-            self.postpone::<P, LANES>(prober, key, later);
-        } else {
-            self.is_absent(key.key, key.line);
-        }
+    fn is_full<P: Prober, const LANES: usize>(&mut self, prober: P, key: Astray) -> bool {
+        let full = prober.lanes_with::<LANES>(&self.lines[key.line as usize], 0) == 0;
+        self.answer(key.key, MISSING);
+        self.absent[self.missing] = Absent { key: key.key, line: key.line };
+        self.missing += usize::from(!full);
+        full
     }
 
     /// Compares keys that had overflowed with their next buckets, and empties the list.
@@ -194,16 +200,21 @@ impl<const PAYLOAD: usize, const INLINE: bool> Resolve<'_, PAYLOAD, INLINE> {
         waiting: &mut Waiting,
         later: &mut Waiting,
     ) {
+        let (mut full, mut count) = ([Astray::NONE; WAITING], 0);
         let keys = &waiting.keys[..waiting.len.min(WAITING)];
         waiting.len = 0;
         for key in keys {
             let stored = stored_form(self.key(key.key));
             let hit = prober.lanes_with::<LANES>(&self.lines[key.line as usize], stored);
             if hit == 0 {
-                self.look_again::<P, LANES>(prober, *key, later);
+                full[count % WAITING] = *key;
+                count += usize::from(self.is_full::<P, LANES>(prober, *key));
             } else {
                 self.answer(key.key, Self::slot::<LANES>(self.lines, key.line, hit.trailing_zeros()));
             }
+        }
+        for key in &full[..count] {
+            self.postpone::<P, LANES>(prober, *key, later);
         }
     }
 
@@ -228,8 +239,8 @@ impl<const PAYLOAD: usize, const INLINE: bool> Resolve<'_, PAYLOAD, INLINE> {
             if hit != 0 {
                 return self.answer(key.key, Self::slot::<LANES>(self.lines, line, hit.trailing_zeros()));
             }
-            if prober.lanes_with::<LANES>(bucket, 0) != 0 {
-                return self.is_absent(key.key, line);
+            if !self.is_full::<P, LANES>(prober, Astray { key: key.key, line, steps }) {
+                return;
             }
         }
     }
@@ -243,13 +254,6 @@ impl<const PAYLOAD: usize, const INLINE: bool> Resolve<'_, PAYLOAD, INLINE> {
     #[inline(always)]
     fn answer(&mut self, number: u32, slot: u32) {
         self.slots[number as usize / CHUNK][number as usize % CHUNK] = slot;
-    }
-
-    #[inline(always)]
-    fn is_absent(&mut self, number: u32, line: u32) {
-        self.answer(number, MISSING);
-        self.absent[self.missing] = Absent { key: number, line };
-        self.missing += 1;
     }
 }
 

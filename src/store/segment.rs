@@ -18,13 +18,15 @@ pub(super) const MAX_PAGES: usize = 8;
 /// Most buckets of a segment.
 pub(super) const MAX_BUCKETS: usize = MAX_PAGES << MAX_PAGE_LINES_SHIFT;
 
-/// Part of the lanes, in 1/65536, that may be taken before a segment grows: 0.70 to 0.85, spread over the segments.
+/// Part of the lanes, in 1/65536, that may be taken before a segment grows, spread over the segments.
 ///
 /// Hashes fill all segments alike, so with one limit all of them would grow in the same push, and that push would take
 /// many milliseconds. The range is one size wide: segments then grow one after another, and the bytes of a key stay
-/// near their mean.
+/// near their mean. Beyond 0.85, a key in six has overflowed.
 const LOWEST_LOAD: u64 = 70 * 65_536 / 100;
 const HIGHEST_LOAD: u64 = 85 * 65_536 / 100;
+/// Keys with a payload of one word take 12 bytes: for two bytes more each, half as many overflow.
+const SHORT_LESS: u64 = 10 * 65_536 / 100;
 
 /// How much room a segment gets for the keys it has, in 1/65536, before its size is rounded up: 1.3, so 1.4 on average.
 ///
@@ -67,6 +69,7 @@ impl Class {
     /// Keys a segment of this class may hold.
     pub(super) fn limit(self, shape: &Shape, spread: Spread) -> u32 {
         let load = LOWEST_LOAD + (((HIGHEST_LOAD - LOWEST_LOAD) * u64::from(spread.0)) >> 32);
+        let load = if shape.payload_words == 1 { load - SHORT_LESS } else { load };
         let lanes = u64::from(self.buckets()) * shape.lanes as u64;
         ((lanes * load) >> 16) as u32
     }

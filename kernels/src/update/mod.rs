@@ -14,7 +14,7 @@
 use crate::isa::Isa;
 use crate::layout::RowLayout;
 use crate::rule::{Dtype, Rule};
-use crate::vector::{Vector, run};
+use crate::vector::{Vector, Work, run};
 
 mod adagrad;
 mod adam;
@@ -84,9 +84,10 @@ pub fn update_rows(
 ) {
     assert_eq!(*layout, RowLayout::new(rule, layout.dim(), layout.dtype()), "layout of another rule");
     assert_eq!(Some(gradients.len()), offsets.len().checked_mul(layout.dim()), "one gradient row per offset");
-    let highest = offsets.iter().copied().max();
+    // SAFETY: `Highest` holds a slice only.
+    let highest = unsafe { run(isa, Highest(offsets)) };
     assert!(
-        highest.is_none_or(|row| row_fits(row, unit, layout.words(), memory.len())),
+        offsets.is_empty() || row_fits(highest, unit, layout.words(), memory.len()),
         "row outside its memory"
     );
     let job = Job {
@@ -109,12 +110,24 @@ pub fn update_rows(
             apply(isa, dtype, job, adam::Adam { lr, beta1, beta2, epsilon })
         }
         Rule::Ftrl { alpha, beta, l1, l2 } => apply(isa, dtype, job, ftrl::Ftrl::new(alpha, beta, l1, l2)),
-        Rule::Add if single::fits(dtype, job) => single::apply(job, |w, g| w + g),
-        Rule::Assign if single::fits(dtype, job) => single::apply(job, |_, g| g),
-        Rule::Max if single::fits(dtype, job) => single::apply(job, merge::max_of),
+        Rule::Add if single::fits(dtype, job) => single::apply(isa, job, |w, g| w + g),
+        Rule::Assign if single::fits(dtype, job) => single::apply(isa, job, |_, g| g),
+        Rule::Max if single::fits(dtype, job) => single::apply(isa, job, merge::max_of),
         Rule::Add => apply(isa, dtype, job, merge::Add),
         Rule::Assign => apply(isa, dtype, job, merge::Assign),
         Rule::Max => apply(isa, dtype, job, merge::Max),
+    }
+}
+
+/// The highest of some offsets, 0 of none: a vector's worth a step, where the plainest instructions have no such maximum.
+struct Highest<'a>(&'a [u32]);
+
+impl Work for Highest<'_> {
+    type Output = u32;
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) -> u32 {
+        self.0.iter().fold(0, |highest, offset| highest.max(*offset))
     }
 }
 
