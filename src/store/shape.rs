@@ -14,8 +14,6 @@
 
 /// Words of a cache line, the unit in which blocks and buckets are placed.
 pub(super) const LINE_WORDS: usize = 16;
-/// Words of the largest bucket.
-pub(super) const MAX_BUCKET_WORDS: usize = 2 * LINE_WORDS;
 /// The slot of a key that has no row.
 pub(super) const MISSING: u32 = u32::MAX;
 
