@@ -1,8 +1,8 @@
 //! Growth of the index: before a push inserts anything, every segment it touches is made large enough.
 //!
 //! Growth changes no row, so a push that runs out of memory half way through it has changed nothing: all that follows
-//! can't fail. A segment is rebuilt alone, one size up; one that is at the largest size is split by the next bit of the
-//! hash into two of five pages. Both read and write in hash order and cost less than 1 ms.
+//! can't fail. A segment is rebuilt alone, 1.4 times as large; one that would pass the largest size is split by the next
+//! bit of the hash. Both read and write in hash order (`rebuild_datapath.rs`): a third of a millisecond for 13,000 keys.
 //!
 //! Absent on purpose: merging two segments. Erasing keys shrinks their segment, down to four lines.
 

@@ -6,7 +6,8 @@
 //! the one key that can't be held.
 //!
 //! The hash is seeded apart from the one that made the partition, else all keys here would share bits.
-//! Growth is in `grow.rs`, batches of lookups in `resolve_datapath.rs`, both on the type of this file.
+//! Growth is in `grow.rs`, batches of lookups in `resolve_datapath.rs`, of insertions in `insert_datapath.rs`, all on the
+//! type of this file.
 
 use gradwire_kernels as kernels;
 

@@ -1,5 +1,7 @@
 //! How tables grow: bytes a key, hostile keys, exports meanwhile.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::store::blocks::Blocks;
 use crate::store::budget::Short;
@@ -44,6 +46,33 @@ fn a_key_of_sixteen_bytes_costs_26_on_average_and_never_32_through_growth() {
     // A partition has some 30 segments in the end; one push must not rebuild them all.
     assert!(most_rebuilt <= 6, "{most_rebuilt} segments in one push");
     assert!(mean <= 26.0 && worst <= 32.0, "mean {mean:.2}, worst {worst:.2} bytes a key");
+}
+
+#[test]
+fn a_push_of_old_and_new_keys_finds_the_old_ones_where_growth_has_put_them() {
+    for dim in [1, 2, 3, 4, 9] {
+        let mut store = store_with(sparse(dim, Rule::Add), 256 << 20);
+        let width = dim as usize;
+        let mut random = Random(8);
+        let mut counts = BTreeMap::new();
+        let mut moves = 0;
+        for round in 0..60_u64 {
+            // Nine in ten are there already; each push is as long as many pushes of a tenth are apart.
+            let mut keys = random.keys(900, 1 + 130 * round);
+            keys.extend(130 * round..130 * (round + 1));
+            let keys: Vec<u64> = keys.into_iter().collect::<BTreeSet<u64>>().into_iter().collect();
+            store.push(TABLE, PARTITION, &keys, &vec![1.0; keys.len() * width]).expect("a push");
+            keys.iter().for_each(|key| *counts.entry(*key).or_insert(0_u32) += 1);
+            moves = store.generation(TABLE, PARTITION).expect("the partition");
+        }
+        assert!(dim == 9 || moves > 5, "rows of {dim} moved {moves} times");
+        let keys: Vec<u64> = counts.keys().copied().collect();
+        let (values, found) = pull(&mut store, &keys, width);
+        assert!(found.iter().all(|found| *found));
+        for (row, count) in values.chunks_exact(width).zip(counts.values()) {
+            assert!(row.iter().all(|value| *value == *count as f32), "{row:?} after {count} pushes");
+        }
+    }
 }
 
 #[test]
