@@ -112,6 +112,14 @@ impl Fault {
         Self::At { line, column: at + 1, what: what.to_string() }
     }
 
+    /// The same in a text that has `lines` lines before the one it was found in.
+    pub(super) fn after_lines(mut self, lines: u64) -> Self {
+        if let Self::At { line, .. } = &mut self {
+            *line += lines;
+        }
+        self
+    }
+
     pub(super) fn in_file(self, file: &str) -> DataError {
         let file = file.to_owned();
         match self {

@@ -186,11 +186,24 @@ impl<K: Copy> Csr<K> {
         self.end_row();
     }
 
+    /// Appends a whole row of another matrix, whose columns are called `name` of their names there.
+    #[inline]
+    pub(crate) fn push_row_as<Q: Copy>(&mut self, row: Row<'_, Q>, name: impl Fn(Q) -> K) {
+        self.extend_values(row.values, row.columns.len());
+        self.columns.extend(row.columns.iter().map(|&column| name(column)));
+        self.end_row();
+    }
+
     /// Appends every row of `other`.
     pub fn append(&mut self, other: &Csr<K>) {
+        self.append_as(other, |column| column);
+    }
+
+    /// Appends every row of `other`, whose columns are called `name` of their names there.
+    pub(crate) fn append_as<Q: Copy>(&mut self, other: &Csr<Q>, name: impl Fn(Q) -> K) {
         let base = self.columns.len();
         self.extend_values(other.values(), other.nonzeros());
-        self.columns.extend_from_slice(&other.columns);
+        self.columns.extend(other.columns.iter().map(|&column| name(column)));
         self.row_offsets.extend(other.row_offsets[1..].iter().map(|offset| base + offset));
     }
 
