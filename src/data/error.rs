@@ -88,6 +88,14 @@ pub enum DataError {
         /// Rows seen so far.
         rows: usize,
     },
+    /// There are no addresses left for examples.
+    #[error(
+        "cannot reserve {bytes} bytes for examples in memory; raise the limit on address space (ulimit -v), or stream with --no-shuffle"
+    )]
+    Memory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
     /// The parser thread could not be started or ended without saying how: a bug, or the machine is out of threads.
     #[error("the parser thread for {file} failed: {cause}; report this if it happens again")]
     Thread {

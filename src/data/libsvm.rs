@@ -114,19 +114,22 @@ impl Libsvm {
     /// Adds the plain entries that start at the blank at `at`; the offset after them.
     #[inline]
     fn plain_entries(&mut self, text: &[u8], mut at: usize, order: &mut Order, out: &mut Examples) -> usize {
+        // In registers: through the reference each entry would wait for the last one's stores.
+        let Order { mut sorted, mut lowest_next } = *order;
         loop {
-            // Bits in which some value differs from 1.
-            let (mut count, mut differing) = (0, 0);
+            let (mut count, mut ones) = (0, true);
             for (index_out, value_out) in self.indices.iter_mut().zip(&mut self.values) {
                 let Some((index, value, next)) = plain_entry(text, at) else { break };
-                order.add(index);
-                differing |= value.to_bits() ^ 1f32.to_bits();
+                sorted &= index >= lowest_next;
+                lowest_next = index + 1;
+                ones &= value == 1.0;
                 (*index_out, *value_out) = (index, value);
                 count += 1;
                 at = next;
             }
-            out.rows.push_entries(&self.indices[..count], &self.values[..count], differing == 0);
+            out.rows.push_entries(&self.indices[..count], &self.values[..count], ones);
             if count < GATHERED {
+                *order = Order { sorted, lowest_next };
                 return at;
             }
         }
@@ -142,22 +145,39 @@ fn plain_entry(text: &[u8], at: usize) -> Option<(u64, f32, usize)> {
     if blank != b' ' {
         return None;
     }
-    let (index, colon) = match number::digits_before(u64::from_le_bytes(first), b':') {
-        Some((index, digits)) => (index, at + 1 + digits),
-        None => long_plain_index(text, at + 1)?,
+    let first = u64::from_le_bytes(first);
+    let (index, digits) = match number::digits_before(first, b':') {
+        Some(found) => found,
+        None => {
+            let (index, colon) = long_plain_index(text, at + 1)?;
+            return plain_value(text, colon).map(|(value, next)| (index, value, next));
+        }
     };
+    // With up to five digits, what most entries end with is in the same word.
+    let end = (first >> (8 * digits)) as u32 & 0x00FF_FFFF;
+    if end == COLON_ONE || end == COLON_LAST_ONE {
+        return Some((index, 1.0, at + digits + 3));
+    }
+    plain_value(text, at + 1 + digits).map(|(value, next)| (index, value, next))
+}
+
+/// The value after the colon, and where it ends.
+#[inline]
+fn plain_value(text: &[u8], colon: usize) -> Option<(f32, usize)> {
     let chunk = number::word(text, colon + 1)?;
     if chunk as u16 == ONE || chunk as u16 == LAST_ONE {
-        return Some((index, 1.0, colon + 2));
+        return Some((1.0, colon + 2));
     }
     let number = number::short(chunk)?;
     let next = colon + 1 + number.length;
-    matches!(*text.get(next)?, b' ' | b'\n').then(|| (index, number.to_f32(), next))
+    matches!(*text.get(next)?, b' ' | b'\n').then(|| (number.to_f32(), next))
 }
 
 /// The value of most files, and what ends it.
 const ONE: u16 = u16::from_le_bytes(*b"1 ");
 const LAST_ONE: u16 = u16::from_le_bytes(*b"1\n");
+const COLON_ONE: u32 = u32::from_le_bytes(*b":1 \0");
+const COLON_LAST_ONE: u32 = u32::from_le_bytes(*b":1\n\0");
 
 /// The index of 8 to 23 digits at `at`, and where its colon is; `None` unless there is one.
 #[inline]

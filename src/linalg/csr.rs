@@ -186,24 +186,30 @@ impl<K: Copy> Csr<K> {
         self.end_row();
     }
 
-    /// Appends a whole row of another matrix, whose columns are called `name` of their names there.
+    /// Appends a whole row; `values` are the bits of floats, one for each column, or all are 1.
     #[inline]
-    pub(crate) fn push_row_as<Q: Copy>(&mut self, row: Row<'_, Q>, name: impl Fn(Q) -> K) {
-        self.extend_values(row.values, row.columns.len());
-        self.columns.extend(row.columns.iter().map(|&column| name(column)));
+    pub(crate) fn push_row_of(&mut self, columns: impl Iterator<Item = K>, values: Option<&[u32]>) {
+        self.columns.extend(columns);
+        match values {
+            None if !self.explicit => {}
+            None => self.values.resize(self.columns.len(), 1.0),
+            Some(bits) => {
+                let start = self.row_offsets[self.rows()];
+                if !self.explicit {
+                    self.explicit = true;
+                    self.values.resize(start, 1.0);
+                }
+                self.values.extend(bits.iter().map(|&bits| f32::from_bits(bits)));
+            }
+        }
         self.end_row();
     }
 
     /// Appends every row of `other`.
     pub fn append(&mut self, other: &Csr<K>) {
-        self.append_as(other, |column| column);
-    }
-
-    /// Appends every row of `other`, whose columns are called `name` of their names there.
-    pub(crate) fn append_as<Q: Copy>(&mut self, other: &Csr<Q>, name: impl Fn(Q) -> K) {
         let base = self.columns.len();
         self.extend_values(other.values(), other.nonzeros());
-        self.columns.extend(other.columns.iter().map(|&column| name(column)));
+        self.columns.extend_from_slice(&other.columns);
         self.row_offsets.extend(other.row_offsets[1..].iter().map(|offset| base + offset));
     }
 
