@@ -206,6 +206,8 @@ pub(super) enum BenchOp {
     Pull(BenchArgs),
     /// One key pulled, one request in flight
     Latency(BenchArgs),
+    /// What a lane alone carries: bytes one way, small records there and back; no store
+    Lane(LaneArgs),
     /// Optimizers in place, without a server, against the memory's bandwidth
     Kernels(KernelsArgs),
 }
@@ -256,6 +258,25 @@ pub(super) enum WaitName {
     Poll,
     /// Poll for a while, then sleep
     Default,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct LaneArgs {
+    /// What carries the records
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(super) fabric: FabricName,
+    /// Payload of a record
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 10, value_parser = count(1 << 19))]
+    pub(super) bytes: u64,
+    /// How both ends wait
+    #[arg(long, value_enum, default_value = "default")]
+    pub(super) wait: WaitName,
+    /// How long to measure the stream; the round trips take a quarter of it more
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
+    pub(super) seconds: f64,
+    /// Write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) report: Option<PathBuf>,
 }
 
 #[derive(Debug, Group)]
