@@ -147,7 +147,7 @@ impl Dataset {
         let Place { arena, word } = self.places[row];
         let words = &self.arenas[arena as usize].words()[word as usize..];
         let (entries, flags) = (words[0] as usize, words[1]);
-        let (columns, rest) = words[HEAD..].split_at(entries << (flags / WIDE & 1));
+        let (columns, rest) = words[HEAD..].split_at(entries << u32::from(flags & WIDE != 0));
         let values = if flags & VALUES == 0 { None } else { Some(&rest[..entries]) };
         if flags & WIDE == 0 {
             out.rows.push_row_of(columns.iter().map(|&word| u64::from(word)), values);
@@ -213,7 +213,7 @@ mod tests {
         order.iter().for_each(|&row| wanted.push_from(&all, row as usize));
         assert_eq!(gathered.labels, wanted.labels);
         for row in 0..wanted.len() {
-            let ones = vec![1.0; 9];
+            let ones = [1.0; 9];
             let entries = |examples: &Examples| {
                 let row = examples.rows.row(row);
                 let values = row.values.unwrap_or(&ones[..row.columns.len()]).to_vec();
