@@ -10,8 +10,10 @@ mod error;
 pub mod event;
 mod mapping;
 mod primitive;
+pub mod private_ring;
 pub mod shared;
 pub mod socket;
 pub mod sync;
+pub mod uring;
 
 pub use error::MachineError;
