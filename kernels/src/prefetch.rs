@@ -46,3 +46,11 @@ pub fn prefetch_word(memory: &[u32], word: usize) {
         prefetch_line(memory.as_ptr().wrapping_add(word.min(last)));
     }
 }
+
+/// Prefetches the line of one item of `memory`; an item outside asks for the last line.
+#[inline(always)]
+pub fn prefetch_item<T>(memory: &[T], item: usize) {
+    if let Some(last) = memory.len().checked_sub(1) {
+        prefetch_line(memory.as_ptr().wrapping_add(item.min(last)).cast());
+    }
+}
