@@ -65,7 +65,9 @@ fn a_push_of_old_and_new_keys_finds_the_old_ones_where_growth_has_put_them() {
             keys.iter().for_each(|key| *counts.entry(*key).or_insert(0_u32) += 1);
             moves = store.generation(TABLE, PARTITION).expect("the partition");
         }
-        assert!(dim == 9 || moves > 5, "rows of {dim} moved {moves} times");
+        // Rows of two to four words live in the index and move with it.
+        let inline = (2..=4).contains(&dim);
+        assert!(if inline { moves > 5 } else { moves == 0 }, "rows of {dim} moved {moves} times");
         let keys: Vec<u64> = counts.keys().copied().collect();
         let (values, found) = pull(&mut store, &keys, width);
         assert!(found.iter().all(|found| *found));
