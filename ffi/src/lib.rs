@@ -11,6 +11,7 @@ pub mod event;
 mod mapping;
 mod primitive;
 pub mod private_ring;
+pub mod process;
 pub mod shared;
 pub mod socket;
 pub mod sync;

@@ -9,6 +9,8 @@ use crate::app::{PredictError, PublishError};
 use crate::client;
 use crate::data::DataError;
 use crate::lane::PortError;
+use crate::server::ServerError;
+use crate::server::coordinator::CoordinatorError;
 
 /// The work failed, or was asked for wrongly.
 #[derive(Debug)]
@@ -26,6 +28,16 @@ impl Failure {
     /// Wrong usage that the user was told of already.
     pub(super) fn usage_shown() -> Self {
         Self::usage("")
+    }
+
+    /// Ctrl-C, where there was something to clear away first.
+    pub(super) fn interrupted() -> Self {
+        Self { code: 130, message: String::new() }
+    }
+
+    /// The work failed, and standard output says how: exit 1.
+    pub(super) fn told() -> Self {
+        Self { code: 1, message: String::new() }
     }
 
     /// The work failed: exit 1.
@@ -85,10 +97,12 @@ macro_rules! fails_with_exit_1 {
 fails_with_exit_1!(
     client::Error,
     client::KeysError,
+    CoordinatorError,
     LrError,
     ModelError,
     PredictError,
     PublishError,
+    ServerError,
     gradwire_kernels::IsaError,
 );
 

@@ -12,6 +12,7 @@
 
 mod ask_path;
 mod cluster;
+mod connect;
 mod embedded;
 mod engine;
 mod error;
@@ -21,6 +22,7 @@ mod optimizers;
 mod plan;
 mod pull_path;
 mod push_path;
+mod remote;
 #[cfg(test)]
 mod resend_test;
 mod session;
@@ -30,6 +32,7 @@ mod ticket;
 
 pub use crate::wire::ids::Clock;
 pub use cluster::{Cluster, ClusterConfig, FabricChoice};
+pub use connect::ConnectConfig;
 pub use error::Error;
 pub use keys::{KeyList, Keys, KeysError};
 pub use optimizers::{Adagrad, Adam, Add, Assign, Ftrl, Max, Momentum, Nesterov, RowAdagrad, Sgd};
