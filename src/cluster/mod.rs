@@ -2,7 +2,7 @@
 //!
 //! The problem: every thread of every process must give the same answer to "where is this key, what is that
 //! table, is this client alive". The idea: one coordinator owns these facts as state machines without IO
-//! ([`Map`], [`Catalog`], [`Barriers`]); inputs are calls, outputs are return values that the caller carries out
+//! ([`Map`], [`Catalog`], [`Barriers`], [`job::Jobs`]); inputs are calls, outputs are return values that the caller carries out
 //! before it calls again. Pushes and pulls never come here.
 //!
 //! Invariants: a table id and a session id are never used twice, also after a failure (C3); a name stands for at
@@ -14,6 +14,7 @@
 
 mod barrier;
 mod catalog;
+pub mod job;
 mod map;
 mod schema_bytes;
 mod status;
