@@ -12,6 +12,7 @@
 //! Absent on purpose: guessing a format, a delimiter or a column's type; hashing tricks into small spaces. A [`Stream`]
 //! belongs to one thread; [`Epoch`] is shared by the workers.
 
+mod blocks;
 mod csv;
 mod dataset;
 mod error;
@@ -31,6 +32,7 @@ mod stream;
 mod testing;
 mod training;
 
+pub use blocks::{BlockRows, Blocks, SourceShape, block_bytes_for, describe};
 pub use dataset::Dataset;
 pub use error::DataError;
 pub use examples::Examples;
