@@ -53,11 +53,13 @@ impl Run {
         let trained_in = began.elapsed();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let score = match test {
-            Some(blocks) => Some(lr::evaluate(&cluster, &self.config.solver, blocks, threads, progress)?),
+            Some(blocks) => {
+                Some(lr::evaluate(&cluster, lr::TABLE, &self.config.solver, blocks, threads, progress)?)
+            }
             None => None,
         };
         progress.begin("export", "rows", None);
-        let model = lr::export(&cluster, &self.config.solver, self.features.clone())?;
+        let model = lr::export(&cluster, lr::TABLE, &self.config.solver, self.features.clone())?;
         let report = self.report(&passes, trained_in, score.as_ref(), &model, &cluster);
         Ok(Trained { model, score, report })
     }
@@ -91,6 +93,8 @@ impl Run {
             servers: self.servers,
             replicas: 1,
             recoveries: 0,
+            job: None,
+            processes: None,
         }
     }
 }

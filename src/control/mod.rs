@@ -6,7 +6,9 @@
 //! Every call may be made from any thread, may wait, and has a deadline.
 
 mod error;
+mod jobs;
 mod plane;
 
 pub use error::ControlError;
+pub use jobs::{Jobs, LocalJobs};
 pub use plane::ControlPlane;

@@ -8,7 +8,7 @@ use super::acceptor::Acceptor;
 use super::shard::{Command, ShardConfig};
 use super::thread::{ShardHandle, ShardThread, ThreadConfig};
 use crate::cluster::{Arrival, Barriers, Catalog, Map, Opening, ShardInfo, Status, TableStatus};
-use crate::control::{ControlError, ControlPlane};
+use crate::control::{ControlError, ControlPlane, Jobs, LocalJobs};
 use crate::lane::{FabricKind, LaneEnd, shm};
 use crate::store::TableSchema;
 use crate::wire::ids::{Clock, SessionId, ShardId, TableId};
@@ -70,6 +70,7 @@ pub struct Embedded {
     tables: Mutex<()>,
     barriers: Mutex<Barriers>,
     gathered: Condvar,
+    jobs: LocalJobs,
 }
 
 impl Embedded {
@@ -108,6 +109,7 @@ impl Embedded {
             tables: Mutex::new(()),
             barriers: Mutex::new(Barriers::default()),
             gathered: Condvar::new(),
+            jobs: LocalJobs::default(),
         })
     }
 
@@ -278,6 +280,10 @@ impl ControlPlane for Embedded {
         }
         status.partitions.sort_by_key(|partition| partition.partition);
         Ok(status)
+    }
+
+    fn jobs(&self) -> &dyn Jobs {
+        &self.jobs
     }
 
     fn fabric(&self) -> FabricKind {

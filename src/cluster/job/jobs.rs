@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::JobError;
 use super::message::{JobAnswer, JobId, JobRequest, LeaseId, MemberId, Task};
-use super::run::Run;
-use super::spec::{JobPlan, JobSpec, Part, check_name, malformed};
+use super::run::{Joining, Run};
+use super::spec::{JobPlan, JobSpec, check_name, malformed};
 
 /// Most jobs that are not over.
 const MAX_RUNNING: usize = 256;
@@ -98,8 +98,9 @@ impl Jobs {
         let lease_ms = self.config.lease_ms;
         let until_ms = now_ms.saturating_add(lease_ms);
         Ok(match request {
-            JobRequest::Join { job, spec, plan, threads, part } => {
-                (self.join(job, spec, plan, threads, part, now_ms)?, Durability::First)
+            JobRequest::Join { job, spec, plan, threads, part, token } => {
+                let joining = Joining { threads, part, token };
+                (self.join(job, spec, plan, joining, now_ms)?, Durability::First)
             }
             JobRequest::Next { job, member } => {
                 let lease = LeaseId(self.last_id + 1);
@@ -154,12 +155,11 @@ impl Jobs {
         name: Option<String>,
         spec: JobSpec,
         plan: JobPlan,
-        threads: u32,
-        part: Option<Part>,
+        joining: Joining,
         now_ms: u64,
     ) -> Result<JobAnswer, JobError> {
         spec.check()?;
-        plan.check(part)?;
+        plan.check(joining.part)?;
         let config = self.config;
         let known = match &name {
             Some(name) => {
@@ -178,8 +178,9 @@ impl Jobs {
         if let Some(report) = run.finished() {
             return Ok(JobAnswer::Over { job, name: run.name.clone(), report: report.to_owned() });
         }
-        run.join(member, threads, part, now_ms, config.lease_ms)?;
-        self.last_id += 1;
+        run.expire(now_ms, config.lease_ms);
+        let member = run.join(member, joining, now_ms)?;
+        self.last_id = self.last_id.max(member.0);
         Ok(JobAnswer::Joined {
             job,
             name: run.name.clone(),

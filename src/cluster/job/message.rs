@@ -48,6 +48,8 @@ pub enum JobRequest {
         threads: u32,
         /// The fixed share, when the plan has such.
         part: Option<Part>,
+        /// Random; who asks again with the same one gets the same answer.
+        token: u64,
     },
     /// Ask for a task.
     Next {

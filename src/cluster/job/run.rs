@@ -52,10 +52,18 @@ enum Phase {
     Failed { reason: String },
 }
 
+/// Who joins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Joining {
+    pub(super) threads: u32,
+    pub(super) part: Option<Part>,
+    pub(super) token: u64,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Member {
+    token: u64,
     part: Option<Part>,
-    threads: u32,
     /// None once it is lost or has left.
     seen_ms: Option<u64>,
 }
@@ -123,25 +131,26 @@ impl Run {
     pub(super) fn join(
         &mut self,
         member: MemberId,
-        threads: u32,
-        part: Option<Part>,
+        joining: Joining,
         now_ms: u64,
-        lease_ms: u64,
-    ) -> Result<(), JobError> {
+    ) -> Result<MemberId, JobError> {
+        let Joining { threads, part, token } = joining;
+        if let Some((known, _)) = self.members.iter().find(|(_, m)| m.token == token && m.seen_ms.is_some()) {
+            return Ok(*known);
+        }
         if self.members.len() >= MAX_MEMBERS {
             return Err(JobError::TooMany { what: "processes of a job".to_owned(), most: MAX_MEMBERS });
         }
-        self.expire(now_ms, lease_ms);
         if let Some(part) = part
             && self.members.values().any(|other| other.part == Some(part) && other.seen_ms.is_some())
         {
             return Err(JobError::PartTaken { job: self.name.clone(), part });
         }
-        self.members.insert(member, Member { part, threads, seen_ms: Some(now_ms) });
+        self.members.insert(member, Member { token, part, seen_ms: Some(now_ms) });
         self.signs += 1;
         self.totals.processes += 1;
         self.totals.threads = self.totals.threads.saturating_add(threads);
-        Ok(())
+        Ok(member)
     }
 
     /// Notes that `member` lives; one that was lost is back, unless its part has another holder.

@@ -20,13 +20,19 @@ fn plan(blocks: u32) -> JobPlan {
     JobPlan { block_bytes: 1 << 20, blocks, parts: 0 }
 }
 
+/// A token of nobody else in this test process.
+fn fresh() -> u64 {
+    static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    LAST.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
 fn ask(jobs: &mut Jobs, now_ms: u64, request: JobRequest) -> JobAnswer {
     jobs.on_request(request, now_ms).0
 }
 
 fn join_as(jobs: &mut Jobs, now_ms: u64, spec: &JobSpec, plan: JobPlan, part: Option<Part>) -> JobAnswer {
     let (spec, job) = (spec.clone(), Some("j".to_owned()));
-    ask(jobs, now_ms, JobRequest::Join { job, spec, plan, threads: 2, part })
+    ask(jobs, now_ms, JobRequest::Join { job, spec, plan, threads: 2, part, token: fresh() })
 }
 
 fn join(jobs: &mut Jobs, now_ms: u64, spec: &JobSpec, plan: JobPlan) -> (JobId, MemberId) {
@@ -239,13 +245,24 @@ fn jobs_without_a_name_get_new_ones() {
     let mut jobs = Jobs::new(config());
     let mut names = BTreeSet::new();
     for _ in 0..5 {
-        let request = JobRequest::Join { job: None, spec: spec(1), plan: plan(1), threads: 1, part: None };
+        let request = JobRequest::Join {
+            job: None,
+            spec: spec(1),
+            plan: plan(1),
+            threads: 1,
+            part: None,
+            token: fresh(),
+        };
         let JobAnswer::Joined { name, .. } = ask(&mut jobs, 0, request) else { panic!() };
         let number: u64 = name.strip_prefix("job-").unwrap().parse().unwrap();
         assert!(names.insert(name));
         // A user takes a name that would come soon.
         let job = Some(format!("job-{}", number + 2));
-        ask(&mut jobs, 0, JobRequest::Join { job, spec: spec(1), plan: plan(1), threads: 1, part: None });
+        ask(
+            &mut jobs,
+            0,
+            JobRequest::Join { job, spec: spec(1), plan: plan(1), threads: 1, part: None, token: fresh() },
+        );
     }
 }
 
@@ -311,12 +328,26 @@ fn a_part_whose_process_was_lost_may_be_another_s() {
 }
 
 #[test]
+fn a_join_that_is_sent_again_is_one_member() {
+    let mut jobs = Jobs::new(config());
+    let plan = JobPlan { parts: 2, ..plan(4) };
+    let part = Some(Part { index: 1, count: 2 });
+    let request = JobRequest::Join { job: None, spec: spec(1), plan, threads: 1, part, token: 77 };
+    let JobAnswer::Joined { member, name, .. } = ask(&mut jobs, 0, request.clone()) else { panic!() };
+    let JobRequest::Join { spec, .. } = request else { panic!() };
+    let again = JobRequest::Join { job: Some(name), spec, plan, threads: 1, part, token: 77 };
+    let JobAnswer::Joined { member: same, .. } = ask(&mut jobs, 1, again) else { panic!() };
+    assert_eq!(same, member);
+}
+
+#[test]
 fn the_oldest_job_that_is_over_is_forgotten() {
     let mut jobs = Jobs::new(config());
     let mut ids = Vec::new();
     for at in 0..5 {
         let job = Some(format!("n{at}"));
-        let request = JobRequest::Join { job, spec: spec(1), plan: plan(1), threads: 1, part: None };
+        let request =
+            JobRequest::Join { job, spec: spec(1), plan: plan(1), threads: 1, part: None, token: fresh() };
         let JobAnswer::Joined { job, member, .. } = ask(&mut jobs, 0, request) else { panic!() };
         finish(&mut jobs, 0, (job, member));
         ids.push((job, member));
@@ -339,6 +370,7 @@ fn wrong_requests_change_nothing() {
         plan,
         threads: 1,
         part,
+        token: fresh(),
     };
     let bad = |examples, loss| {
         let tally = BlockTally { examples, loss };
