@@ -195,7 +195,7 @@ count_tests() {
 
 # Integration tests by what they need: an end-to-end test runs the program itself.
 is_end_to_end() {
-    grep -rqs 'CARGO_BIN_EXE_gradwire' "$1" "${1%.rs}"
+    grep -rqsE 'CARGO_BIN_EXE_gradwire|^mod program;' "$1" "${1%.rs}"
 }
 
 # integration_tests FOLDER all|e2e|rest: the names of the test targets there.
@@ -295,7 +295,7 @@ part_e2e() {
         targets+=(--test "$name")
     done < <(integration_tests . e2e)
     if [ ${#targets[@]} -eq 0 ]; then
-        say_failed 'no file in tests/ runs the program (none names CARGO_BIN_EXE_gradwire)'
+        say_failed 'no file in tests/ runs the program (none names CARGO_BIN_EXE_gradwire or has `mod program;`)'
         return
     fi
     step build cargo build --release && tests test --release -p gradwire "${targets[@]}"

@@ -39,8 +39,8 @@ pub mod store;
 pub mod wire;
 
 pub use client::{
-    Ack, Adagrad, Adam, Add, Assign, Clock, Cluster, ClusterConfig, DenseTable, Error, Exported,
-    FabricChoice, Ftrl, KeyList, Keys, KeysError, Max, Momentum, Nesterov, Pull, PullTicket, Push,
+    Ack, Adagrad, Adam, Add, Assign, Clock, Cluster, ClusterConfig, ConnectConfig, DenseTable, Error,
+    Exported, FabricChoice, Ftrl, KeyList, Keys, KeysError, Max, Momentum, Nesterov, Pull, PullTicket, Push,
     RowAdagrad, Rows, Session, Sgd, SparseTable, TableOptions, Ticket,
 };
 pub use cluster::Status;

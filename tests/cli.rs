@@ -10,33 +10,15 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+mod program;
+
+use program::{PROGRAM, failed, run, texts};
+
 /// No command of these tests works longer; one that hangs is killed and fails.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
 fn gradwire(arguments: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_gradwire"))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    // A command that ends early closes its end: that is its right.
-    let feeder = thread::spawn(move || drop(stdin.write_all(&input)));
-    let pid = child.id().to_string();
-    let (ended, watch) = mpsc::channel::<()>();
-    let watchdog = thread::spawn(move || {
-        if watch.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
-            Command::new("kill").args(["-9", &pid]).status().unwrap();
-        }
-    });
-    let output = child.wait_with_output().unwrap();
-    drop(ended);
-    watchdog.join().unwrap();
-    feeder.join().unwrap();
-    output
+    run(Command::new(PROGRAM).args(arguments), input, WATCHDOG)
 }
 
 /// Runs a command that must succeed; its standard output.
@@ -48,20 +30,9 @@ fn works(arguments: &[&str]) -> String {
 }
 
 /// Runs a command that must fail with `code` and one line that has every word of `words`.
+#[track_caller]
 fn fails(code: i32, arguments: &[&str], words: &[&str]) -> String {
-    let output = gradwire(arguments, b"");
-    let (_, err) = texts(&output);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {err}");
-    assert_eq!(err.lines().count(), 1, "{arguments:?}: {err}");
-    assert!(err.starts_with("gradwire: ") && !err.contains("internal error"), "{err}");
-    for word in words {
-        assert!(err.contains(word), "{arguments:?} does not say {word:?}: {err}");
-    }
-    err
-}
-
-fn texts(output: &Output) -> (String, String) {
-    (String::from_utf8_lossy(&output.stdout).into(), String::from_utf8_lossy(&output.stderr).into())
+    failed(&gradwire(arguments, b""), code, words)
 }
 
 /// A folder with a small csv and the same rows as libsvm.
@@ -274,7 +245,7 @@ fn a_full_disk_gives_one_line_and_leaves_nothing() {
     let rows = folder.text("rows.svm");
     let command = format!(
         "trap '' XFSZ; ulimit -f 1; exec {} predict --model {model} --data {rows} --out {out}",
-        env!("CARGO_BIN_EXE_gradwire")
+        PROGRAM
     );
     let output = Command::new("bash").args(["-c", &command]).output().unwrap();
     let (_, err) = texts(&output);
@@ -286,8 +257,7 @@ fn a_full_disk_gives_one_line_and_leaves_nothing() {
 #[test]
 fn results_into_a_closed_pipe_are_no_panic() {
     let folder = Folder::new();
-    let command =
-        format!("{} train lr --train {} | true", env!("CARGO_BIN_EXE_gradwire"), folder.text("rows.svm"));
+    let command = format!("{} train lr --train {} | true", PROGRAM, folder.text("rows.svm"));
     let output = Command::new("bash").args(["-c", &command]).output().unwrap();
     let (_, err) = texts(&output);
     assert!(!err.contains("internal error") && !err.contains("panicked"), "{err}");
@@ -297,7 +267,7 @@ fn results_into_a_closed_pipe_are_no_panic() {
 fn ctrl_c_exits_130_and_leaves_no_file() {
     let folder = Folder::new();
     let model = folder.text("model");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_gradwire"))
+    let mut child = Command::new(PROGRAM)
         .args(["train", "lr", "--train", "-", "--model-out", &model])
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
@@ -342,6 +312,37 @@ fn bench_reports_every_field_of_its_contract() {
         for field in ["keys_per_s", "bytes_per_s", "p50_us", "p99_us", "p999_us"] {
             assert!(found[field].as_f64().unwrap() > 0.0, "{field}: {found}");
         }
+    }
+}
+
+#[test]
+fn bench_latency_stands_beside_the_raw_limit_of_its_run() {
+    let folder = Folder::new();
+    for fabric in ["shm", "tcp"] {
+        let report = folder.text(&format!("{fabric}.json"));
+        works(&["bench", "latency", "--fabric", fabric, "--seconds", "0.2", "--report", &report]);
+        let found = json(Path::new(&report));
+        assert_eq!(found["fabric"], fabric);
+        for field in ["raw_p50_us", "raw_p99_us"] {
+            assert!(found["workload"][field].as_f64().unwrap() > 0.0, "{field}: {found}");
+        }
+    }
+}
+
+#[test]
+fn bench_lane_reports_bytes_and_round_trips() {
+    let folder = Folder::new();
+    let runs: [&[&str]; 3] =
+        [&["--fabric", "shm"], &["--fabric", "tcp", "--bytes", "100"], &["--wait", "poll"]];
+    for (index, more) in runs.into_iter().enumerate() {
+        let report = folder.text(&format!("lane{index}.json"));
+        works(&[&["bench", "lane", "--seconds", "0.2", "--report", &report][..], more].concat());
+        let found = json(Path::new(&report));
+        assert_eq!(found["op"], "lane");
+        for field in ["keys_per_s", "bytes_per_s", "p50_us", "p99_us", "p999_us"] {
+            assert!(found[field].as_f64().unwrap() > 0.0, "{field}: {found}");
+        }
+        assert!(found["workload"]["records_per_s"].as_f64().unwrap() > 0.0, "{found}");
     }
 }
 

@@ -5,39 +5,26 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
+
+mod program;
+
+use program::{PROGRAM, run};
 
 /// The longest run here takes seconds when optimised and a minute or two when not.
 const WATCHDOG: Duration = Duration::from_secs(400);
 
 /// Runs a command line in `folder`; its standard output.
 fn shell(folder: &Path, line: &str) -> String {
-    let child = Command::new("bash")
-        .args(["-c", &format!("exec {line}")])
-        .current_dir(folder)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let pid = child.id().to_string();
-    let (ended, watch) = mpsc::channel::<()>();
-    let watchdog = thread::spawn(move || {
-        if watch.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
-            Command::new("kill").args(["-9", &pid]).status().unwrap();
-        }
-    });
-    let output = child.wait_with_output().unwrap();
-    drop(ended);
-    watchdog.join().unwrap();
+    let mut bash = Command::new("bash");
+    let output = run(bash.args(["-c", &format!("exec {line}")]).current_dir(folder), b"", WATCHDOG);
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{line}: {err}");
     String::from_utf8(output.stdout).unwrap()
 }
 
 fn quickstart(folder: &Path, flags: &str) -> (String, serde_json::Value) {
-    let line = format!("{} quickstart {flags} --report report.json", env!("CARGO_BIN_EXE_gradwire"));
+    let line = format!("{} quickstart {flags} --report report.json", PROGRAM);
     let said = shell(folder, &line);
     let report = serde_json::from_slice(&fs::read(folder.join("report.json")).unwrap()).unwrap();
     (said, report)

@@ -10,6 +10,7 @@ mod error;
 pub mod event;
 mod mapping;
 mod primitive;
+pub mod process;
 pub mod shared;
 pub mod socket;
 pub mod sync;

@@ -20,7 +20,7 @@ pub enum Isa {
     Portable = 2,
     /// 256-bit vectors; needs AVX2, SSE4.2 and PCLMULQDQ.
     Avx2 = 3,
-    /// 512-bit vectors; needs AVX-512 F, BW, DQ, VL besides what [`Isa::Avx2`] needs.
+    /// 512-bit vectors; needs AVX-512 F, BW, CD, DQ, VL besides what [`Isa::Avx2`] needs.
     Avx512 = 4,
 }
 
@@ -111,6 +111,7 @@ impl Isa {
                 has_avx2()
                     && std::arch::is_x86_feature_detected!("avx512f")
                     && std::arch::is_x86_feature_detected!("avx512bw")
+                    && std::arch::is_x86_feature_detected!("avx512cd")
                     && std::arch::is_x86_feature_detected!("avx512dq")
                     && std::arch::is_x86_feature_detected!("avx512vl")
             }

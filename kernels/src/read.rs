@@ -11,8 +11,8 @@ use crate::layout::RowLayout;
 use crate::prefetch::prefetch_row;
 use crate::rule::{Dtype, Rule};
 use crate::update::ftrl::Ftrl;
-use crate::update::row_fits;
 use crate::update::storage::{Bf16, F32, Storage};
+use crate::update::{Highest, row_fits};
 use crate::vector::{LANES, Vector, Work, run};
 
 /// Rows ahead that are prefetched when rows are longer than a bucket's.
@@ -62,6 +62,31 @@ impl<const D: usize> Work for Short<'_, D> {
             // SAFETY: row and output have `dim == D` words, both aligned as such.
             unsafe { *out.cast::<[u32; D]>() = *row.cast::<[u32; D]>() }
         });
+    }
+}
+
+/// Rows of one f32 value at word offsets.
+struct Words<'a>(Job<'a>);
+
+impl Work for Words<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let job = self.0;
+        assert!(job.dim == 1 && job.unit == 1);
+        // SAFETY: the caller's contract is that of the callees; the blocks' outputs are the job's.
+        unsafe {
+            if !V::SCATTERS {
+                return Short::<1>(job).run::<V>();
+            }
+            let (blocks, tail) = job.offsets.as_chunks::<LANES>();
+            for (block, offsets) in blocks.iter().enumerate() {
+                V::copy_words(job.memory, offsets, job.out.add(block * LANES));
+            }
+            let out = job.out.add(blocks.len() * LANES);
+            Short::<1>(Job { offsets: tail, out, ..job }).run::<V>();
+        }
     }
 }
 
@@ -191,7 +216,8 @@ pub fn read_rows(
     assert_eq!(*layout, RowLayout::new(rule, layout.dim(), layout.dtype()), "layout of another rule");
     assert_eq!(Some(out.len()), offsets.len().checked_mul(layout.dim()), "one output row per offset");
     // One more than the highest offset; a missing row wraps to 0 and so never is the highest.
-    let past_highest = offsets.iter().map(|offset| offset.wrapping_add(1)).max().unwrap_or(0);
+    // SAFETY: the work holds no pointer but a slice.
+    let past_highest = unsafe { run(isa, Highest { offsets, plus: 1 }) };
     assert!(
         past_highest == 0 || row_fits(past_highest - 1, unit, layout.words(), memory.len()),
         "row outside its memory"
@@ -212,6 +238,7 @@ pub fn read_rows(
                 let whole = Job { value_words: job.row_words, ..job };
                 run(isa, Derived(whole, Ftrl::new(alpha, beta, l1, l2)));
             }
+            (_, Dtype::F32, 1) if unit == 1 => run(isa, Words(job)),
             (_, Dtype::F32, 1) => run(isa, Short::<1>(job)),
             (_, Dtype::F32, 2) => run(isa, Short::<2>(job)),
             (_, Dtype::F32, 4) => run(isa, Short::<4>(job)),

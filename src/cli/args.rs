@@ -29,6 +29,14 @@ pub(super) enum Command {
     },
     /// Write one probability a line for each example
     Predict(PredictArgs),
+    /// Keep what servers and workers agree on: who holds what, tables, sessions
+    Coordinator(CoordinatorArgs),
+    /// Hold parameters and apply updates to them
+    Server(ServerArgs),
+    /// Run a local cluster of real processes until Ctrl-C
+    Up(UpArgs),
+    /// Show how a cluster stands; exit 1 unless it is complete
+    Status(StatusArgs),
     /// Measure what this machine does
     #[command(arg_required_else_help = true)]
     Bench {
@@ -186,6 +194,96 @@ impl From<FabricName> for FabricChoice {
 }
 
 #[derive(Debug, Group)]
+pub(super) struct CoordinatorArgs {
+    /// Where servers, workers and status come; port 0 picks a free one, and the first line printed is the address
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
+    pub(super) listen: String,
+    /// Where decisions are kept: a directory that no other coordinator uses
+    #[arg(long, value_name = "file:DIR", default_value = "file:gradwire-coordinator", value_parser = store)]
+    pub(super) store: PathBuf,
+    /// Copies of each partition
+    #[arg(long, value_name = "R", default_value_t = 1, value_parser = replicas)]
+    pub(super) replicas: u32,
+    /// Partitions of a new cluster; no more server threads than these can share the load [default: 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(super) partitions: Option<u32>,
+    /// Servers say that they live this often
+    #[arg(long, value_name = "MS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(super) heartbeat_ms: u64,
+    /// A server that says nothing for so long is suspected; more than two heartbeats
+    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    pub(super) lease_ms: u64,
+    /// How long a server takes pushes without a coordinator
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(super) orphan_s: u64,
+    /// End with the process of this id, which started this one
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(super) parent: Option<u32>,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct ServerArgs {
+    /// The coordinators
+    #[arg(long, value_name = "HOST:PORT[,HOST:PORT…]", value_parser = addresses)]
+    pub(super) coordinator: String,
+    /// Where workers come; port 0 picks a free one, and the first line printed is the address
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
+    pub(super) listen: String,
+    /// Transports offered to workers
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(super) fabric: ServerFabric,
+    /// Cores of the server threads, one thread each [default: one thread on any core]
+    #[arg(long, value_name = "0,1", value_delimiter = ',')]
+    pub(super) cores: Vec<usize>,
+    /// Bytes of rows, indexes and key lists; K, M, G and T stand for powers of 1024
+    #[arg(long, value_name = "BYTES", default_value = "4G", value_parser = bytes)]
+    pub(super) memory: u64,
+    /// How long to look for the coordinator
+    #[arg(long, value_name = "S", default_value_t = 30.0, value_parser = seconds)]
+    pub(super) connect_timeout: f64,
+    /// End with the process of this id, which started this one
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(super) parent: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ServerFabric {
+    /// Shared memory for workers of this host, tcp for all
+    Auto,
+    /// TCP for all
+    Tcp,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct UpArgs {
+    /// Server processes
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = count(64))]
+    pub(super) servers: u64,
+    /// Copies of each partition
+    #[arg(long, value_name = "R", default_value_t = 1, value_parser = replicas)]
+    pub(super) replicas: u32,
+    /// Where the coordinator's store and the processes' messages go [default: a temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub(super) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct StatusArgs {
+    /// The coordinators
+    #[arg(long, value_name = "HOST:PORT[,HOST:PORT…]", value_parser = addresses)]
+    pub(super) cluster: String,
+    /// Print JSON and nothing else
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Print it every second, until Ctrl-C
+    #[arg(long)]
+    pub(super) watch: bool,
+    /// How long to look for the coordinator
+    #[arg(long, value_name = "S", default_value_t = 5.0, value_parser = seconds)]
+    pub(super) connect_timeout: f64,
+}
+
+#[derive(Debug, Group)]
 pub(super) struct PredictArgs {
     /// Model written by train
     #[arg(long, value_name = "FILE")]
@@ -206,6 +304,8 @@ pub(super) enum BenchOp {
     Pull(BenchArgs),
     /// One key pulled, one request in flight
     Latency(BenchArgs),
+    /// What a lane alone carries: bytes one way, small records there and back; no store
+    Lane(LaneArgs),
     /// Optimizers in place, without a server, against the memory's bandwidth
     Kernels(KernelsArgs),
 }
@@ -259,6 +359,25 @@ pub(super) enum WaitName {
 }
 
 #[derive(Debug, Group)]
+pub(super) struct LaneArgs {
+    /// What carries the records
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(super) fabric: FabricName,
+    /// Payload of a record
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 10, value_parser = count(1 << 19))]
+    pub(super) bytes: u64,
+    /// How both ends wait
+    #[arg(long, value_enum, default_value = "default")]
+    pub(super) wait: WaitName,
+    /// How long to measure the stream; the round trips take a quarter of it more
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
+    pub(super) seconds: f64,
+    /// Write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) report: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
 pub(super) struct KernelsArgs {
     /// How long to measure all of it
     #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = seconds)]
@@ -273,6 +392,53 @@ pub(super) struct KernelsArgs {
 
 fn count(most: u64) -> clap::builder::RangedU64ValueParser<u64> {
     clap::value_parser!(u64).range(1..=most)
+}
+
+/// HOST:PORT, looked at and not looked up.
+fn address(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').ok_or("give HOST:PORT, such as 127.0.0.1:7070")?;
+    if host.is_empty() || host.contains(char::is_whitespace) {
+        return Err("give HOST:PORT, such as 127.0.0.1:7070".to_owned());
+    }
+    port.parse::<u16>().map_err(|_| "give a port from 0 to 65535 after the last colon".to_owned())?;
+    Ok(text.to_owned())
+}
+
+fn addresses(text: &str) -> Result<String, String> {
+    text.split(',').try_for_each(|one| address(one.trim()).map(drop))?;
+    Ok(text.to_owned())
+}
+
+fn store(text: &str) -> Result<PathBuf, String> {
+    match text.split_once(':') {
+        Some(("file", directory)) if !directory.is_empty() => Ok(directory.into()),
+        Some(("etcd", _)) => Err("this build keeps decisions in files only; give file:DIR".to_owned()),
+        _ => Err("give file:DIR".to_owned()),
+    }
+}
+
+fn replicas(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(1) => Ok(1),
+        Ok(0) | Err(_) => Err("give the number of copies, 1".to_owned()),
+        Ok(_) => {
+            Err("this build keeps one copy of each partition, chains of more come later; give 1".to_owned())
+        }
+    }
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err("give a number of bytes such as 4G, or 4294967296".to_owned()),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(1 << shift));
+    bytes.filter(|bytes| *bytes >= 1 << 20).ok_or("give a number of bytes such as 4G, at least 1M".to_owned())
 }
 
 fn rate(text: &str) -> Result<f32, String> {
@@ -322,5 +488,16 @@ mod tests {
         assert_eq!(staleness("inf"), Ok(Staleness(None)));
         assert_eq!(staleness("3"), Ok(Staleness(Some(3))));
         assert!(staleness("-1").is_err());
+        assert_eq!((bytes("4G"), bytes("1048576")), (Ok(4 << 30), Ok(1 << 20)));
+        for wrong in ["", "G", "4X", "-1", "1", "99999999999T"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+        assert!(address("127.0.0.1:0").is_ok() && address("[::1]:70").is_ok());
+        for wrong in ["", ":1", "host", "host:70000", "a b:1"] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(store("file:a:b"), Ok("a:b".into()));
+        assert!(store("etcd:http://a").is_err() && store("file:").is_err() && store("dir").is_err());
+        assert!(replicas("1").is_ok() && replicas("2").is_err_and(|line| line.contains("one copy")));
     }
 }

@@ -8,6 +8,8 @@ use crate::app::model::ModelError;
 use crate::app::{PredictError, PublishError};
 use crate::client;
 use crate::data::DataError;
+use crate::server::ServerError;
+use crate::server::coordinator::CoordinatorError;
 
 /// The work failed, or was asked for wrongly.
 #[derive(Debug)]
@@ -75,10 +77,12 @@ macro_rules! fails_with_exit_1 {
 fails_with_exit_1!(
     client::Error,
     client::KeysError,
+    CoordinatorError,
     LrError,
     ModelError,
     PredictError,
     PublishError,
+    ServerError,
     gradwire_kernels::IsaError,
 );
 

@@ -9,21 +9,23 @@
 
 mod args;
 mod bench;
+mod coordinator;
 mod data;
 mod failure;
 mod predict;
 mod progress;
 mod quickstart;
+mod server;
+mod signals;
+mod status;
 mod train;
 mod training;
+mod up;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::thread;
 
 use clap::Parser;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use args::{Args, Command, TrainModel};
 use failure::Failure;
@@ -31,7 +33,7 @@ use failure::Failure;
 /// Runs the program on this process's arguments.
 pub fn main() -> ExitCode {
     report_panics_in_one_line();
-    let result = end_on_signals().and_then(|()| match Args::try_parse() {
+    let result = signals::watch().and_then(|()| match Args::try_parse() {
         Ok(args) => run(args),
         Err(error) => usage(&error),
     });
@@ -50,6 +52,10 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Quickstart(args) => quickstart::run(&args),
         Command::Train { model: TrainModel::Lr(args) } => train::run(&args),
         Command::Predict(args) => predict::run(&args),
+        Command::Coordinator(args) => coordinator::run(&args),
+        Command::Server(args) => server::run(&args),
+        Command::Up(args) => up::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Bench { op } => bench::run(&op),
     }
 }
@@ -95,15 +101,4 @@ fn report_panics_in_one_line() {
         complain(&format!("internal error{place}: {what}; please report this line and the command"));
         crate::app::discard_and_exit(1)
     }));
-}
-
-/// Ctrl-C and SIGTERM end the process at once, with the status that shells expect, and leave no partial file.
-fn end_on_signals() -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            crate::app::discard_and_exit(128 + signal);
-        }
-    })?;
-    Ok(())
 }

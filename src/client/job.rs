@@ -1,6 +1,5 @@
 //! A process's part in a job: tasks under leases that a thread renews while they make progress.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -14,7 +13,7 @@ use crate::cluster::job::{
     BlockTally, JobAnswer, JobError, JobId, JobPlan, JobRequest, JobSpec, LeaseId, MemberId, Part, Task,
     Totals,
 };
-use crate::control::{ControlError, ControlPlane};
+use crate::control::{ControlError, ControlPlane, random};
 
 /// A job without any sign of life for this many leases waits for somebody who is not there.
 const SILENT_LEASES: u32 = 12;
@@ -161,8 +160,7 @@ impl Cluster {
     pub fn join_job(&self, entry: JobEntry) -> Result<Joined, Error> {
         let JobEntry { name, spec, plan, threads, part } = entry;
         let control = Arc::clone(self.control());
-        // The standard library seeds its hash maps from the system: nobody else has this number.
-        let token = RandomState::new().build_hasher().finish();
+        let token = random();
         let request = JobRequest::Join { job: name, spec, plan, threads, part, token };
         match ask(&control, request)? {
             JobAnswer::Joined { job: id, name, member, plan, lease_ms, heartbeat_ms } => {

@@ -12,6 +12,7 @@
 
 mod ask_path;
 mod cluster;
+mod connect;
 mod embedded;
 mod engine;
 mod error;
@@ -22,6 +23,7 @@ mod optimizers;
 mod plan;
 mod pull_path;
 mod push_path;
+mod remote;
 #[cfg(test)]
 mod resend_test;
 mod session;
@@ -32,6 +34,7 @@ mod ticket;
 pub use crate::cluster::job::{JobError, JobId, JobPlan, JobSpec, MAX_BLOCKS, Part, Totals};
 pub use crate::wire::ids::Clock;
 pub use cluster::{Cluster, ClusterConfig, FabricChoice};
+pub use connect::ConnectConfig;
 pub use error::Error;
 pub use job::{Assignment, Job, JobEntry, Joined, Lease};
 pub use keys::{KeyList, Keys, KeysError};

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::message::SchemaText;
 use crate::store::{SchemaError, TableSchema};
 use crate::wire::ids::{SessionId, TableId};
 
@@ -65,6 +67,20 @@ struct Table {
     ready: bool,
 }
 
+/// What of a catalog outlives the process that holds it. A table in the making is not in it; its id is used up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CatalogRecord {
+    /// Tables that are on every shard.
+    pub tables: Vec<(TableId, SchemaText)>,
+    /// The last id given to a table.
+    pub last_table: u32,
+    /// The last id given to a session.
+    pub last_session: u64,
+    /// Sessions that have begun and not ended.
+    pub sessions: Vec<SessionId>,
+}
+
 /// The cluster's names and numbers.
 #[derive(Debug)]
 pub struct Catalog {
@@ -80,6 +96,41 @@ impl Catalog {
     #[must_use]
     pub fn new(partitions: u32) -> Self {
         Self { partitions, tables: BTreeMap::new(), last_table: 0, last_session: 0, live: BTreeSet::new() }
+    }
+
+    /// What was recorded, of a cluster of `partitions`.
+    #[must_use]
+    pub fn restore(partitions: u32, record: &CatalogRecord) -> Self {
+        let table = |(id, schema): &(TableId, SchemaText)| {
+            (schema.0.name.clone(), Table { id: *id, schema: Arc::clone(&schema.0), ready: true })
+        };
+        let tables: BTreeMap<String, Table> = record.tables.iter().map(table).collect();
+        let live: BTreeSet<SessionId> = record.sessions.iter().copied().collect();
+        // An id is never given twice, whatever the record says of the last one.
+        let last_table = tables.values().map(|table| table.id.0).max().unwrap_or(0).max(record.last_table);
+        let last_session = live.last().map_or(0, |session| session.0).max(record.last_session);
+        Self { partitions, tables, last_table, last_session, live }
+    }
+
+    /// What is to be recorded.
+    #[must_use]
+    pub fn record(&self) -> CatalogRecord {
+        // A table in its drop is left out: servers that still hold it are told to drop it when they are next seen.
+        let tables = self.tables().map(|(id, schema)| (id, SchemaText(Arc::clone(schema)))).collect();
+        let (last_table, last_session) = (self.last_table, self.last_session);
+        CatalogRecord { tables, last_table, last_session, sessions: self.sessions().collect() }
+    }
+
+    /// Whether no table exists, is being made or dropped.
+    #[must_use]
+    pub fn is_without_tables(&self) -> bool {
+        self.tables.is_empty()
+    }
+
+    /// Whether a session has begun and not ended.
+    #[must_use]
+    pub fn is_live(&self, session: SessionId) -> bool {
+        self.live.contains(&session)
     }
 
     /// Opens the table of the schema's name, or asks for its making.

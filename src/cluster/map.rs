@@ -2,13 +2,14 @@
 
 use core::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::wire::ids::{Epoch, PartitionId, ShardId};
 
 /// The chain of one partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionChain {
     /// Version of this chain; changes only when this chain does.
     pub epoch: Epoch,
@@ -17,7 +18,7 @@ pub struct PartitionChain {
 }
 
 /// One pinned server thread.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardInfo {
     /// Its number in the cluster.
     pub shard: ShardId,
@@ -26,7 +27,7 @@ pub struct ShardInfo {
 }
 
 /// The cluster as clients see it. A map that is out of date is never wrong for long: servers answer by epoch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Map {
     /// Rises with every change; a hint, never a reason to refuse.
     pub version: u64,

@@ -1,9 +1,12 @@
 //! What the cluster says about itself.
 
-use crate::wire::ids::{Epoch, Lsn, PartitionId, ShardId, TableId};
+use serde::{Deserialize, Serialize};
+
+use super::job::JobStatus;
+use crate::wire::ids::{Clock, Epoch, Lsn, PartitionId, ServerId, SessionId, ShardId, TableId};
 
 /// One partition replica.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionStatus {
     /// The partition.
     pub partition: PartitionId,
@@ -24,7 +27,7 @@ pub struct PartitionStatus {
 }
 
 /// One server thread. Counts are since it started.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardStatus {
     /// The shard.
     pub shard: ShardId,
@@ -55,7 +58,7 @@ pub struct ShardStatus {
 }
 
 /// One table, over all partitions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableStatus {
     /// The table.
     pub table: TableId,
@@ -65,13 +68,103 @@ pub struct TableStatus {
     pub rows: u64,
 }
 
+/// A worker's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerClock {
+    /// Its session.
+    pub session: SessionId,
+    /// The lowest over the partitions asked.
+    pub clock: Clock,
+}
+
+/// How a server is known to the coordinator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerState {
+    /// It joined and has not yet confirmed what it holds.
+    Joining,
+    /// It serves.
+    Serving,
+    /// It lives and holds no partition: it joined when there was data already.
+    Spare,
+    /// It has not been heard of for a lease.
+    Silent,
+    /// Its process has ended; what only it held is unavailable (C7).
+    Gone,
+}
+
+/// One server process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// Which.
+    pub server: ServerId,
+    /// Where it takes tcp lanes, as HOST:PORT; empty when it takes none.
+    pub address: String,
+    /// How it is known.
+    pub state: ServerState,
+    /// Its threads.
+    pub shards: Vec<ShardId>,
+}
+
+/// One partition's chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainStatus {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Addresses of its servers, head first.
+    pub chain: Vec<String>,
+    /// Version of the chain.
+    pub epoch: Epoch,
+    /// Last batch in the head's order; absent when the head does not answer.
+    pub lsn: Option<Lsn>,
+    /// Batches that not every replica has applied.
+    pub lag: Option<u64>,
+    /// Whether a server of it serves.
+    pub available: bool,
+}
+
+/// One worker: a session of a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its session.
+    pub session: SessionId,
+    /// The process it runs in.
+    pub process: String,
+    /// Iterations it has finished; absent when no server tells.
+    pub clock: Option<Clock>,
+}
+
 /// The whole cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
+    /// Random name of the cluster.
+    pub cluster_id: u64,
+    /// Starts of its coordinator.
+    pub term: u64,
+    /// Version of the map.
+    pub map_version: u64,
+    /// Copies each partition is to have.
+    pub replicas: u32,
+    /// Whether enough servers have joined and every chain has its replicas.
+    pub complete: bool,
+    /// What is missing, in one line.
+    pub incomplete: Option<String>,
+    /// The coordinator's addresses, as HOST:PORT; none when it is in this process.
+    pub coordinators: Vec<String>,
+    /// By server.
+    pub servers: Vec<ServerStatus>,
     /// By partition.
+    #[serde(rename = "partitions")]
+    pub chains: Vec<ChainStatus>,
+    /// Each partition at each of its servers.
+    #[serde(rename = "replica_states")]
     pub partitions: Vec<PartitionStatus>,
     /// By shard.
     pub shards: Vec<ShardStatus>,
     /// By name.
     pub tables: Vec<TableStatus>,
+    /// By session.
+    pub workers: Vec<WorkerStatus>,
+    /// Jobs, over or not.
+    pub jobs: Vec<JobStatus>,
 }

@@ -98,6 +98,44 @@ pub enum ControlError {
         /// What it may be.
         allowed: &'static str,
     },
+    /// The coordinator or a server refused; it said why, in one line.
+    #[error("{message}")]
+    Remote {
+        /// The line.
+        message: String,
+    },
+    /// The coordinator has no servers.
+    #[error(
+        "too few servers joined the cluster in {after:?}; start `gradwire server`, and see `gradwire status`"
+    )]
+    NoServers {
+        /// How long they were waited for.
+        after: Duration,
+    },
+    /// The coordinator waited in vain.
+    #[error(
+        "the deadline passed while the coordinator waited for: {what}; see `gradwire status`, or set a longer deadline"
+    )]
+    Late {
+        /// What it waited for.
+        what: String,
+    },
+    /// A server's process has ended.
+    #[error(
+        "the server at {address} is gone, and with it the only copy of its partitions (C7); restore a checkpoint into a new cluster"
+    )]
+    ServerGone {
+        /// Where it was.
+        address: String,
+    },
+    /// No coordinator answered.
+    #[error("no coordinator at {addresses}: {cause}; check the address and that `gradwire coordinator` runs")]
+    NoCoordinator {
+        /// Where it was looked for.
+        addresses: String,
+        /// What happened at the last one tried.
+        cause: String,
+    },
     /// No lane to the shard.
     #[error(transparent)]
     Lane(#[from] SetupError),

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::ControlError;
-use crate::cluster::job::{self, JobAnswer, JobRequest, JobsConfig};
+use crate::cluster::job::{self, JobAnswer, JobRequest, JobStatus, JobsConfig};
 
 /// Jobs as a process sees them: in this process, or at the end of a connection.
 pub trait Jobs: Send + Sync {
@@ -26,6 +26,15 @@ impl LocalJobs {
     #[must_use]
     pub fn new(config: JobsConfig) -> Self {
         Self { jobs: Mutex::new(job::Jobs::new(config)), began: Instant::now() }
+    }
+}
+
+impl LocalJobs {
+    /// Every job as it stands.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<JobStatus> {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.statuses(self.began.elapsed().as_millis() as u64)
     }
 }
 

@@ -5,10 +5,14 @@
 //! hold it, and neither knows the other. Absent on purpose: pushes, pulls, and anything that happens per request.
 //! Every call may be made from any thread, may wait, and has a deadline.
 
+pub mod connection;
 mod error;
+mod identity;
 mod jobs;
 mod plane;
+pub mod protocol;
 
 pub use error::ControlError;
+pub use identity::{random, this_host};
 pub use jobs::{Jobs, LocalJobs};
 pub use plane::ControlPlane;

@@ -20,6 +20,7 @@ mod measure;
 mod outbox;
 mod port;
 pub mod shm;
+mod shm_door;
 mod shm_lane;
 mod state;
 pub mod tcp;

@@ -12,6 +12,8 @@ use gradwire_ffi::shared::{PAGE_BYTES, RingBytes, SharedArray, SharedMemory};
 use gradwire_ffi::socket::{receive_fds, send_fds};
 use gradwire_ffi::sync::{ReceiverLine, SenderLine, StateSlot};
 
+pub use super::shm_door::{Door, Known, Visitor, connect};
+use super::shm_door::{REJECT_MAGIC, reject_reason};
 use super::state::STATE_ENTRIES;
 use super::{End, LaneConfig, LaneEnd, SetupError};
 
@@ -20,7 +22,7 @@ const OFFER_MAGIC: u64 = u64::from_le_bytes(*b"GRWRSHM1");
 /// Magic, ring bytes.
 const OFFER_BYTES: usize = 16;
 /// How errors name a peer on this host.
-const PEER: &str = "the process at the other end of the socket";
+pub(super) const PEER: &str = "the process at the other end of the socket";
 
 /// Where things lie in a lane's memory. Direction 0 is written by the side that made the memory.
 #[derive(Clone, Copy, Debug)]
@@ -184,6 +186,9 @@ pub fn accept(socket: UnixStream, largest: LaneConfig, patience: Duration) -> Re
         word.copy_from_slice(&message[at..at + 8]);
         u64::from_le_bytes(word)
     };
+    if bytes == OFFER_BYTES && word(0) == REJECT_MAGIC {
+        return Err(SetupError::Rejected { peer: PEER.to_owned(), reason: reject_reason(word(8)) });
+    }
     if bytes != OFFER_BYTES || word(0) != OFFER_MAGIC {
         return Err(unexpected(format!("{bytes} bytes that are no offer of a lane")));
     }

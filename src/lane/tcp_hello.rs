@@ -50,7 +50,7 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
-    fn from_wire(number: u64) -> Self {
+    pub(super) fn from_wire(number: u64) -> Self {
         match number {
             1 => Self::Version,
             2 => Self::Cluster,

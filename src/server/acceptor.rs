@@ -1,4 +1,5 @@
-//! Takes tcp connections for all shards: greets each on its own short-lived thread, hands the lane to its shard.
+//! Takes connections for all shards, over tcp or a Unix socket: greets each on its own short-lived thread, hands the
+//! lane to its shard.
 //!
 //! A connection that says nothing holds one greeter until its deadline and nobody else; when all greeters are busy,
 //! new connections wait in the kernel's queue.
@@ -14,6 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::shard::Command;
 use super::thread::ShardHandle;
 use crate::control::ControlError;
+use crate::lane::shm::{Door, Visitor};
 use crate::lane::tcp::{self, Hello, Incoming, Listener, RejectReason};
 use crate::lane::{LaneConfig, LaneEnd, SetupError};
 use crate::wire::ids::ShardId;
@@ -29,18 +31,57 @@ const NO_DESCRIPTORS: Duration = Duration::from_millis(20);
 /// How often the listener looks at whether it is to stop, should the connection that wakes it not come through.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// What is served behind a listener.
+pub(super) struct Served {
+    pub(super) cluster_id: u64,
+    pub(super) config: LaneConfig,
+    pub(super) shards: Vec<ShardHandle>,
+    pub(super) deadline: Duration,
+}
+
 /// What greeters need.
 struct Shared {
-    cluster_id: u64,
-    config: LaneConfig,
-    shards: Vec<ShardHandle>,
-    deadline: Duration,
+    served: Served,
     stop: AtomicBool,
 }
 
-/// The listener of an embedded cluster over tcp.
+/// Where peers knock.
+pub(super) enum Entrance {
+    Tcp(Listener),
+    Local(Door),
+}
+
+impl From<Listener> for Entrance {
+    fn from(listener: Listener) -> Self {
+        Self::Tcp(listener)
+    }
+}
+
+impl From<Door> for Entrance {
+    fn from(door: Door) -> Self {
+        Self::Local(door)
+    }
+}
+
+/// Someone who has said nothing yet.
+enum Guest {
+    Tcp(Incoming),
+    Local(Visitor),
+}
+
+impl Entrance {
+    fn accept(&self, patience: Duration) -> Result<Option<Guest>, SetupError> {
+        Ok(match self {
+            Self::Tcp(listener) => listener.accept(patience)?.map(Guest::Tcp),
+            Self::Local(door) => door.accept(patience)?.map(Guest::Local),
+        })
+    }
+}
+
+/// A listener and its greeters.
 pub(super) struct Acceptor {
-    address: SocketAddr,
+    /// Over tcp.
+    address: Option<SocketAddr>,
     shared: Arc<Shared>,
     /// Disconnected once the thread has ended.
     ended: Receiver<()>,
@@ -48,27 +89,23 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Listens on a free port of the loopback address.
+    /// Begins to take connections.
     ///
     /// # Errors
-    /// What the machine refused: the port or the thread.
-    pub(super) fn start(
-        cluster_id: u64,
-        ring_bytes: usize,
-        deadline: Duration,
-        shards: Vec<ShardHandle>,
-    ) -> Result<Self, ControlError> {
-        let listener = Listener::bind("127.0.0.1:0")?;
-        let address = listener.address();
-        let config = LaneConfig { ring_bytes };
-        let shared = Arc::new(Shared { cluster_id, config, shards, deadline, stop: AtomicBool::new(false) });
+    /// The machine refused the thread.
+    pub(super) fn start(entrance: Entrance, served: Served) -> Result<Self, ControlError> {
+        let address = match &entrance {
+            Entrance::Tcp(listener) => Some(listener.address()),
+            Entrance::Local(_) => None,
+        };
+        let shared = Arc::new(Shared { served, stop: AtomicBool::new(false) });
         let (alive, ended) = bounded(0);
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("gradwire-accept".into())
             .spawn(move || {
                 let _alive: Sender<()> = alive;
-                listen(&listener, &theirs);
+                listen(&entrance, &theirs);
             })
             .map_err(|error| ControlError::Machine {
                 what: "starting the listener's thread",
@@ -77,8 +114,8 @@ impl Acceptor {
         Ok(Self { address, shared, ended, thread })
     }
 
-    /// Where it listens.
-    pub(super) fn address(&self) -> SocketAddr {
+    /// Where it listens, over tcp.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
@@ -87,9 +124,10 @@ impl Acceptor {
     /// # Errors
     /// No lane in time, or the listener is gone.
     pub(super) fn connect(&self, shard: ShardId) -> Result<LaneEnd, ControlError> {
-        let Shared { cluster_id, config, deadline, .. } = &*self.shared;
+        let Served { cluster_id, config, deadline, .. } = &self.shared.served;
         let hello = Hello { cluster: *cluster_id, shard, ring_bytes: config.ring_bytes, flags: 0 };
-        Ok(tcp::connect(&self.address.to_string(), &hello, Instant::now() + *deadline)?)
+        let address = self.address.ok_or(ControlError::NoShard { shard })?;
+        Ok(tcp::connect(&address.to_string(), &hello, Instant::now() + *deadline)?)
     }
 
     /// Ends the listener and its greeters.
@@ -97,9 +135,11 @@ impl Acceptor {
     /// # Errors
     /// [`ControlError::Deadline`] when they go on.
     pub(super) fn stop(self, deadline: Instant) -> Result<(), ControlError> {
-        // Pairs with the load in `listen`; the connection after it is what wakes the listener.
+        // Pairs with the load in `listen`, which looks every second; a connection wakes it at once.
         self.shared.stop.store(true, Ordering::Release);
-        drop(TcpStream::connect_timeout(&self.address, LOOK));
+        if let Some(address) = self.address {
+            drop(TcpStream::connect_timeout(&address, LOOK));
+        }
         let left = deadline.saturating_duration_since(Instant::now());
         if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(left) {
             return Err(ControlError::Deadline { what: "the end of the listener", after: left });
@@ -118,13 +158,13 @@ impl Drop for Seat {
     }
 }
 
-fn listen(listener: &Listener, shared: &Arc<Shared>) {
+fn listen(entrance: &Entrance, shared: &Arc<Shared>) {
     let (free, greeters) = bounded(GREETERS);
     let fill = || (0..GREETERS).try_for_each(|_| free.try_send(()));
     assert!(fill().is_ok(), "the channel has room for every greeter");
     while !shared.stop.load(Ordering::Acquire) {
-        let incoming = match listener.accept(LOOK) {
-            Ok(Some(incoming)) => incoming,
+        let guest = match entrance.accept(LOOK) {
+            Ok(Some(guest)) => guest,
             Ok(None) => continue,
             Err(_) => {
                 // No descriptors are left; some greeter or lane gives one back.
@@ -140,27 +180,42 @@ fn listen(listener: &Listener, shared: &Arc<Shared>) {
         let greeter = std::thread::Builder::new().stack_size(GREETER_STACK).spawn(move || {
             let _seat = seat;
             // A peer that was turned away has been told why, or is gone.
-            drop(greet(incoming, &theirs));
+            drop(greet(guest, &theirs.served));
         });
         // No thread: the connection is closed with the closure, and the peer tries again.
         drop(greeter);
     }
     for _ in 0..GREETERS {
-        greeters.recv_timeout(HANDSHAKE + shared.deadline).ok();
+        greeters.recv_timeout(HANDSHAKE + shared.served.deadline).ok();
     }
 }
 
 /// Shakes hands and hands the lane over.
-fn greet(incoming: Incoming, shared: &Shared) -> Result<(), SetupError> {
-    let greeted = incoming.hello(Instant::now() + HANDSHAKE)?;
-    if greeted.hello().cluster != shared.cluster_id {
-        return Err(greeted.reject(RejectReason::Cluster));
-    }
-    let Some(shard) = shared.shards.get(greeted.hello().shard.0 as usize) else {
-        return Err(greeted.reject(RejectReason::Shard));
+fn greet(guest: Guest, served: &Served) -> Result<(), SetupError> {
+    let deadline = Instant::now() + HANDSHAKE;
+    let place = |hello: &Hello| {
+        if hello.cluster != served.cluster_id {
+            return Err(RejectReason::Cluster);
+        }
+        served.shards.iter().find(|handle| handle.shard() == hello.shard).ok_or(RejectReason::Shard)
     };
-    let end = greeted.welcome(shared.config)?;
+    let (shard, end) = match guest {
+        Guest::Tcp(incoming) => {
+            let greeted = incoming.hello(deadline)?;
+            match place(greeted.hello()) {
+                Ok(shard) => (shard, greeted.welcome(served.config)?),
+                Err(reason) => return Err(greeted.reject(reason)),
+            }
+        }
+        Guest::Local(visitor) => {
+            let greeted = visitor.hello(deadline)?;
+            match place(greeted.hello()) {
+                Ok(shard) => (shard, greeted.welcome(served.config)?),
+                Err(reason) => return Err(greeted.reject(reason)),
+            }
+        }
+    };
     // A shard that does not take the lane drops it, and the peer sees it go down.
-    drop(shard.ask("adopting a lane", shared.deadline, |reply| Command::Adopt { end, reply }));
+    drop(shard.ask("adopting a lane", served.deadline, |reply| Command::Adopt { end, reply }));
     Ok(())
 }

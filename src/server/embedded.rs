@@ -1,23 +1,24 @@
 //! A whole cluster in this process: server threads and a coordinator that is a mutex around the state machines.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::acceptor::Acceptor;
-use super::shard::{Command, ShardConfig};
-use super::thread::{ShardHandle, ShardThread, ThreadConfig};
-use crate::cluster::{Arrival, Barriers, Catalog, Map, Opening, ShardInfo, Status, TableStatus};
-use crate::control::{ControlError, ControlPlane, Jobs, LocalJobs};
-use crate::lane::{FabricKind, LaneEnd, shm};
+use super::acceptor::{Acceptor, Served};
+use super::group::{Group, GroupConfig, SHUTDOWN};
+use super::shard::Command;
+use crate::cluster::message::Holding;
+use crate::cluster::{
+    Arrival, Barriers, Catalog, ChainStatus, Map, Opening, ServerState, ServerStatus, ShardInfo, Status,
+    TableStatus, WorkerStatus,
+};
+use crate::control::{ControlError, ControlPlane, Jobs, LocalJobs, random};
+use crate::lane::tcp::Listener;
+use crate::lane::{FabricKind, LaneConfig, LaneEnd, shm};
 use crate::store::TableSchema;
-use crate::wire::ids::{Clock, SessionId, ShardId, TableId};
+use crate::wire::ids::{Clock, ServerId, SessionId, ShardId, TableId};
 
 /// Most server threads of one process.
 const MAX_SHARDS: u32 = 1024;
-/// How long the end of the server threads may take; a turn is under a millisecond, freeing a large table is not.
-const SHUTDOWN: Duration = Duration::from_secs(30);
-
 /// How an embedded cluster is made.
 #[derive(Clone, Debug)]
 pub struct EmbeddedConfig {
@@ -62,7 +63,7 @@ impl Default for EmbeddedConfig {
 pub struct Embedded {
     config: EmbeddedConfig,
     map: Arc<Map>,
-    shards: Vec<ShardThread>,
+    group: Group,
     /// Takes tcp lanes; ends before the shards do.
     acceptor: Option<Acceptor>,
     catalog: Mutex<Catalog>,
@@ -86,25 +87,34 @@ impl Embedded {
         let cluster_id = random();
         let places = (0..config.shards).map(|shard| ShardInfo { shard: ShardId(shard), address: None });
         let mut map = Map::place(cluster_id, config.partitions, places.collect())?;
-        let mut shards = Vec::with_capacity(config.shards as usize);
-        for shard in (0..config.shards).map(ShardId) {
-            shards.push(start_shard(&config, &map, shard)?);
-        }
+        let holdings = (0..config.shards).map(ShardId).map(|shard| Holding {
+            shard,
+            partitions: map
+                .partitions_of(shard)
+                .map(|partition| (partition, map.partitions[partition.0 as usize].epoch))
+                .collect(),
+        });
+        let group = Group::start(&config.group(), config.partitions, holdings.collect())?;
         let acceptor = match config.fabric {
             FabricKind::Shm => None,
             FabricKind::Tcp => {
-                let handles = shards.iter().map(|shard| shard.handle().clone()).collect();
-                Some(Acceptor::start(cluster_id, config.ring_bytes, config.deadline, handles)?)
+                let served = Served {
+                    cluster_id,
+                    config: LaneConfig { ring_bytes: config.ring_bytes },
+                    shards: group.handles(),
+                    deadline: config.deadline,
+                };
+                Some(Acceptor::start(Listener::bind("127.0.0.1:0")?.into(), served)?)
             }
         };
         for info in &mut map.shards {
-            info.address = acceptor.as_ref().map(Acceptor::address);
+            info.address = acceptor.as_ref().and_then(Acceptor::address);
         }
         Ok(Self {
             catalog: Mutex::new(Catalog::new(config.partitions)),
             config,
             map: Arc::new(map),
-            shards,
+            group,
             acceptor,
             tables: Mutex::new(()),
             barriers: Mutex::new(Barriers::default()),
@@ -124,49 +134,8 @@ impl Embedded {
     fn stop(&mut self) -> Result<(), ControlError> {
         let deadline = Instant::now() + SHUTDOWN;
         let mut outcome = self.acceptor.take().map_or(Ok(()), |acceptor| acceptor.stop(deadline));
-        for shard in &self.shards {
-            shard.handle().stop();
-        }
-        for shard in self.shards.drain(..) {
-            outcome = outcome.and(shard.join(deadline));
-        }
-        outcome
-    }
-
-    fn shard(&self, shard: ShardId) -> Result<&ShardHandle, ControlError> {
-        self.shards.get(shard.0 as usize).map(ShardThread::handle).ok_or(ControlError::NoShard { shard })
-    }
-
-    /// Makes a table on every shard, or on none.
-    fn create_everywhere(&self, table: TableId, schema: &Arc<TableSchema>) -> Result<(), ControlError> {
-        for (index, shard) in self.shards.iter().enumerate() {
-            let made = shard
-                .handle()
-                .ask("making a table", self.config.deadline, |reply| Command::CreateTable {
-                    table,
-                    schema: Arc::clone(schema),
-                    reply,
-                })
-                .and_then(|made| {
-                    let shard = ShardId(index as u32);
-                    made.map_err(|source| ControlError::Table { shard, name: schema.name.clone(), source })
-                });
-            if let Err(error) = made {
-                // This one too: it may have made the table after the deadline.
-                self.drop_everywhere(table, index + 1).ok();
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    fn drop_everywhere(&self, table: TableId, shards: usize) -> Result<(), ControlError> {
-        let mut outcome = Ok(());
-        for shard in &self.shards[..shards] {
-            let dropped = shard
-                .handle()
-                .ask("dropping a table", self.config.deadline, |reply| Command::DropTable { table, reply });
-            outcome = outcome.and(dropped);
+        if let Err(error) = self.group.stop(deadline) {
+            outcome = outcome.and(Err(error));
         }
         outcome
     }
@@ -179,32 +148,18 @@ impl ControlPlane for Embedded {
 
     fn begin_session(&self) -> Result<(SessionId, Clock), ControlError> {
         let session = lock(&self.catalog).begin_session();
-        let mut joined = Clock(0);
-        for shard in &self.shards {
-            let begun = shard.handle().ask("beginning a session", self.config.deadline, |reply| {
-                Command::BeginSession { session, reply }
-            });
-            match begun {
-                Ok(clock) => joined = joined.max(clock),
-                Err(error) => {
-                    self.end_session(session);
-                    return Err(error);
-                }
+        match self.group.begin_session(session) {
+            Ok(joined) => Ok((session, joined)),
+            Err(error) => {
+                self.end_session(session);
+                Err(error)
             }
         }
-        Ok((session, joined))
     }
 
     fn end_session(&self, session: SessionId) {
-        if !lock(&self.catalog).end_session(session) {
-            return;
-        }
-        for shard in &self.shards {
-            // A shard that is gone holds no session; one that is slow finds the end in its mailbox, in order.
-            shard
-                .handle()
-                .ask("ending a session", self.config.deadline, |reply| Command::EndSession { session, reply })
-                .ok();
+        if lock(&self.catalog).end_session(session) {
+            self.group.end_session(session);
         }
     }
 
@@ -215,7 +170,7 @@ impl ControlPlane for Embedded {
             Opening::Exists(table, schema) => return Ok((table, schema)),
             Opening::Create(table, schema) => (table, schema),
         };
-        if let Err(error) = self.create_everywhere(table, &schema) {
+        if let Err(error) = self.group.create_table(table, &schema) {
             lock(&self.catalog).abandoned(table);
             return Err(error);
         }
@@ -227,13 +182,13 @@ impl ControlPlane for Embedded {
         let _one_at_a_time = lock(&self.tables);
         let table = lock(&self.catalog).drop_table(name);
         let table = table.ok_or_else(|| ControlError::NoTable { name: name.to_owned() })?;
-        let dropped = self.drop_everywhere(table, self.shards.len());
+        let dropped = self.group.drop_table(table);
         lock(&self.catalog).abandoned(table);
         dropped
     }
 
     fn connect(&self, _session: SessionId, shard: ShardId) -> Result<LaneEnd, ControlError> {
-        let thread = self.shard(shard)?;
+        let thread = self.group.shard(shard)?;
         if let Some(acceptor) = &self.acceptor {
             return acceptor.connect(shard);
         }
@@ -262,24 +217,57 @@ impl ControlPlane for Embedded {
     }
 
     fn status(&self) -> Result<Status, ControlError> {
-        let mut status = Status { partitions: Vec::new(), shards: Vec::new(), tables: Vec::new() };
-        for (table, schema) in lock(&self.catalog).tables() {
-            status.tables.push(TableStatus { table, name: schema.name.clone(), rows: 0 });
-        }
-        for shard in &self.shards {
-            let report = shard
-                .handle()
-                .ask("a status report", self.config.deadline, |reply| Command::Status { reply })?;
-            status.shards.push(report.shard);
-            status.partitions.extend(report.partitions);
-            for (table, rows) in report.tables {
-                for known in status.tables.iter_mut().filter(|known| known.table == table) {
-                    known.rows += rows;
-                }
+        let reports = self.group.reports()?;
+        let mut tables: Vec<TableStatus> = lock(&self.catalog)
+            .tables()
+            .map(|(table, schema)| TableStatus { table, name: schema.name.clone(), rows: 0 })
+            .collect();
+        for (table, rows) in reports.iter().flat_map(|report| &report.tables) {
+            for known in tables.iter_mut().filter(|known| known.table == *table) {
+                known.rows += rows;
             }
         }
-        status.partitions.sort_by_key(|partition| partition.partition);
-        Ok(status)
+        let mut partitions: Vec<_> =
+            reports.iter().flat_map(|report| report.partitions.iter().cloned()).collect();
+        partitions.sort_by_key(|partition| partition.partition);
+        let address = self.map.shards[0].address.map_or_else(String::new, |address| address.to_string());
+        let sessions: Vec<SessionId> = lock(&self.catalog).sessions().collect();
+        let workers = sessions.into_iter().map(|session| {
+            let clocks = reports.iter().flat_map(|report| &report.clocks).filter(|c| c.session == session);
+            let (process, clock) = (format!("process {}", std::process::id()), clocks.map(|c| c.clock).min());
+            WorkerStatus { session, process, clock }
+        });
+        Ok(Status {
+            cluster_id: self.map.cluster_id,
+            term: 1,
+            map_version: self.map.version,
+            replicas: 1,
+            complete: true,
+            incomplete: None,
+            coordinators: Vec::new(),
+            servers: vec![ServerStatus {
+                server: ServerId(1),
+                address: address.clone(),
+                state: ServerState::Serving,
+                shards: self.map.shards.iter().map(|info| info.shard).collect(),
+            }],
+            chains: partitions
+                .iter()
+                .map(|held| ChainStatus {
+                    partition: held.partition,
+                    chain: vec![address.clone()],
+                    epoch: held.epoch,
+                    lsn: Some(held.lsn),
+                    lag: Some(held.lsn.0.saturating_sub(held.acked_lsn.0)),
+                    available: true,
+                })
+                .collect(),
+            workers: workers.collect(),
+            jobs: self.jobs.statuses(),
+            shards: reports.iter().map(|report| report.shard.clone()).collect(),
+            partitions,
+            tables,
+        })
     }
 
     fn jobs(&self) -> &dyn Jobs {
@@ -298,29 +286,21 @@ impl Drop for Embedded {
     }
 }
 
-fn start_shard(config: &EmbeddedConfig, map: &Map, shard: ShardId) -> Result<ShardThread, ControlError> {
-    let partitions =
-        map.partitions_of(shard).map(|partition| (partition, map.partitions[partition.0 as usize].epoch));
-    let shard_config = ShardConfig {
-        shard,
-        partitions: partitions.collect(),
-        partition_count: map.partition_count(),
-        memory_bytes: config.memory_bytes,
-        log_bytes: config.log_bytes,
-        index_seed: random(),
-    };
-    let core = config.pin.then_some(shard.0 as usize);
-    ShardThread::start(shard_config, ThreadConfig { spin: config.spin, core })
+impl EmbeddedConfig {
+    fn group(&self) -> GroupConfig {
+        GroupConfig {
+            memory_bytes: self.memory_bytes,
+            log_bytes: self.log_bytes,
+            spin: self.spin,
+            cores: if self.pin { (0..self.shards as usize).collect() } else { Vec::new() },
+            deadline: self.deadline,
+        }
+    }
 }
 
 /// The state machines are never left half changed, so a caller's panic does not spoil them for others.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A number nobody outside can guess: the standard library seeds its hash maps from the system.
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 #[cfg(test)]

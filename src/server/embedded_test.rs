@@ -197,7 +197,7 @@ fn a_shard_that_a_bug_ended_is_an_error_and_not_a_hang() {
         let (session, _) = cluster.begin_session().unwrap();
         let mut port = Port::new().unwrap();
         let lane = port.adopt(cluster.connect(session, ShardId(1)).unwrap()).unwrap();
-        cluster.shards[1].handle().fail();
+        cluster.group.shard(ShardId(1)).unwrap().fail();
         assert!(matches!(cluster.status(), Err(ControlError::ShardGone { shard: ShardId(1) })));
         assert!(matches!(cluster.begin_session(), Err(ControlError::ShardGone { shard: ShardId(1) })));
         assert!(matches!(cluster.connect(session, ShardId(1)), Err(ControlError::ShardGone { .. })));

@@ -13,8 +13,12 @@
 //! [`Embedded`] may be called from any thread; everything in `shard` belongs to the shard's own.
 
 mod acceptor;
+pub mod coordinator;
 mod embedded;
+mod group;
+mod process;
 mod shard;
 mod thread;
 
 pub use embedded::{Embedded, EmbeddedConfig};
+pub use process::{ServerConfig, ServerError, ServerProcess, ServerStop};

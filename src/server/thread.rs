@@ -101,6 +101,11 @@ impl ShardThread {
 }
 
 impl ShardHandle {
+    /// Whose it is.
+    pub(super) fn shard(&self) -> ShardId {
+        self.shard
+    }
+
     /// Asks the shard something and waits for its answer.
     ///
     /// # Errors

@@ -3,7 +3,9 @@
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $inner:ty) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[derive(
+            Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+        )]
         pub struct $name(pub $inner);
 
         impl std::fmt::Display for $name {
@@ -27,6 +29,9 @@ id!(
 id!(
     /// One pinned server thread of one server.
     ShardId, u32);
+id!(
+    /// One server process of the cluster; given by the coordinator and never used again.
+    ServerId, u32);
 id!(
     /// Names a pull among those its session has under way.
     RequestId, u64);

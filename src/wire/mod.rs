@@ -14,6 +14,7 @@
 //! Nothing here allocates, waits or knows of lanes. Layouts are pinned by fixtures in `tests/data`.
 
 mod body;
+pub mod control_frame;
 mod header;
 pub mod ids;
 

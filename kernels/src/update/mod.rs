@@ -2,19 +2,20 @@
 //!
 //! Problem: a push touches thousands of rows at random places; each update must leave the same bits on every
 //! replica. Idea: a rule is a [`Formula`] over vectors, written once; three loops bring rows to it. [`rows`] walks
-//! long rows sixteen values at a time; [`packed`] gathers several short rows into one vector; [`single`] is a plain
-//! loop for one-value rows without state. All bounds are checked once per call, before anything changes. Values are
-//! stored with every NaN as 0x7fc00000; denormals are kept. Absent on purpose: fused multiply-add, scatter
-//! instructions, skipping of zero gradients. Called by the shard thread that owns the memory.
+//! long rows sixteen values at a time; [`packed`] gathers several short rows into one vector; [`single`] is for
+//! one-value rows without state. All bounds are checked once per call, before anything changes. Values are stored with
+//! every NaN as 0x7fc00000; denormals are kept. Absent on purpose: fused multiply-add, skipping of zero gradients.
+//! Called by the shard thread that owns the memory.
 //!
 //! Soundness: [`Job`] is made only by [`update_rows`], which proves that every row and gradient it names lies within
 //! the two slices it borrows; the loops stay within `row_words` of a row's start. Notice: `tests/bits`
 //! surrounds rows with guard words; `rows_past_the_end_are_refused`.
 
+use crate::MISSING;
 use crate::isa::Isa;
 use crate::layout::RowLayout;
 use crate::rule::{Dtype, Rule};
-use crate::vector::{Vector, run};
+use crate::vector::{Vector, Work, run};
 
 mod adagrad;
 mod adam;
@@ -84,9 +85,10 @@ pub fn update_rows(
 ) {
     assert_eq!(*layout, RowLayout::new(rule, layout.dim(), layout.dtype()), "layout of another rule");
     assert_eq!(Some(gradients.len()), offsets.len().checked_mul(layout.dim()), "one gradient row per offset");
-    let highest = offsets.iter().copied().max();
+    // SAFETY: the work holds no pointer but a slice.
+    let highest = unsafe { run(isa, Highest { offsets, plus: 0 }) };
     assert!(
-        highest.is_none_or(|row| row_fits(row, unit, layout.words(), memory.len())),
+        offsets.is_empty() || highest != MISSING && row_fits(highest, unit, layout.words(), memory.len()),
         "row outside its memory"
     );
     let job = Job {
@@ -109,12 +111,32 @@ pub fn update_rows(
             apply(isa, dtype, job, adam::Adam { lr, beta1, beta2, epsilon })
         }
         Rule::Ftrl { alpha, beta, l1, l2 } => apply(isa, dtype, job, ftrl::Ftrl::new(alpha, beta, l1, l2)),
-        Rule::Add if single::fits(dtype, job) => single::apply(job, |w, g| w + g),
-        Rule::Assign if single::fits(dtype, job) => single::apply(job, |_, g| g),
-        Rule::Max if single::fits(dtype, job) => single::apply(job, merge::max_of),
+        Rule::Add if single::fits(dtype, job) => apply_single(isa, job, merge::Add, |w, g| w + g),
+        Rule::Assign if single::fits(dtype, job) => apply_single(isa, job, merge::Assign, |_, g| g),
+        Rule::Max if single::fits(dtype, job) => apply_single(isa, job, merge::Max, merge::max_of),
         Rule::Add => apply(isa, dtype, job, merge::Add),
         Rule::Assign => apply(isa, dtype, job, merge::Assign),
         Rule::Max => apply(isa, dtype, job, merge::Max),
+    }
+}
+
+fn apply_single<M: Formula>(isa: Isa, job: Job<'_>, many: M, one: impl Fn(f32, f32) -> f32) {
+    // SAFETY: `job` was checked by `update_rows`, see the facade.
+    unsafe { run(isa, single::Single { job, many, one }) }
+}
+
+/// The highest of some offsets, each `plus` something (wrapping) before they are compared; 0 for none.
+pub(crate) struct Highest<'a> {
+    pub(crate) offsets: &'a [u32],
+    pub(crate) plus: u32,
+}
+
+impl Work for Highest<'_> {
+    type Output = u32;
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) -> u32 {
+        self.offsets.iter().map(|offset| offset.wrapping_add(self.plus)).max().unwrap_or(0)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Sixteen lanes as one 512-bit register, tails by mask registers.
 //!
 //! Soundness: see the facade; a value of [`Avx512`] proves that the CPU has the features of [`enter`], which
-//! `exact!` relies on. Refused: `vrcp14ps`/`vrsqrt14ps` (estimates), `vcvtneps2bf16` (flushes denormals), scatter
-//! of whole vectors (wrong for repeated rows).
+//! `exact!` relies on. Refused: `vrcp14ps`/`vrsqrt14ps` (estimates), `vcvtneps2bf16` (flushes denormals). A scatter is
+//! wrong for repeated rows, so its caller asks `repeats` first; one conflict detection hides behind sixteen misses.
 
 use std::arch::x86_64::*;
 
-use super::{LaneMasks, Vector, Work, arithmetic};
+use super::{LANES, LaneMasks, Vector, Work, arithmetic};
+use crate::MISSING;
 
 /// One register.
 #[derive(Clone, Copy)]
@@ -16,7 +17,9 @@ pub(crate) struct Avx512(__m512);
 ///
 /// # Safety
 /// The CPU has the features named below; the pointers in `work` are valid for it.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,sse4.2,pclmulqdq,popcnt,bmi1,bmi2,lzcnt")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,sse4.2,pclmulqdq,popcnt,bmi1,bmi2,lzcnt"
+)]
 pub(super) unsafe fn enter<W: Work>(work: W) -> W::Output {
     // SAFETY: both are this function's own contract.
     unsafe { work.run::<Avx512>() }
@@ -44,8 +47,58 @@ fn part(count: usize) -> __mmask16 {
     ((1u32 << count) - 1) as __mmask16
 }
 
+/// The instructions take signed 32-bit indices. Offsets are unsigned: with the top bit flipped they count from a base
+/// that lies as much later.
+const SIGN_BIT: usize = 1 << 31;
+
+#[inline(always)]
+fn load_offsets(offsets: &[u32; LANES]) -> __m512i {
+    exact!(_mm512_loadu_si512(offsets.as_ptr().cast()))
+}
+
+#[inline(always)]
+fn signed(offsets: __m512i) -> __m512i {
+    exact!(_mm512_xor_si512(offsets, _mm512_set1_epi32(i32::MIN)))
+}
+
 impl Vector for Avx512 {
     type Mask = __mmask16;
+    const SCATTERS: bool = true;
+
+    #[inline(always)]
+    unsafe fn gather(memory: *const u32, offsets: &[u32; LANES]) -> Self {
+        let base = memory.wrapping_add(SIGN_BIT).cast();
+        // SAFETY: AVX-512 by contract; base plus index is `memory` plus offset, where the caller vouches for a word.
+        unsafe { Avx512(_mm512_i32gather_ps::<4>(signed(load_offsets(offsets)), base)) }
+    }
+
+    #[inline(always)]
+    unsafe fn copy_words(memory: *const u32, offsets: &[u32; LANES], out: *mut f32) {
+        let base = memory.wrapping_add(SIGN_BIT).cast();
+        // SAFETY: as in `gather`; masked-off lanes are neither read nor written.
+        unsafe {
+            let offsets = load_offsets(offsets);
+            let there = _mm512_cmpneq_epi32_mask(offsets, _mm512_set1_epi32(MISSING.cast_signed()));
+            let words = _mm512_mask_i32gather_ps::<4>(_mm512_setzero_ps(), there, signed(offsets), base);
+            _mm512_mask_storeu_ps(out, there, words);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scatter(self, memory: *mut u32, offsets: &[u32; LANES]) {
+        let base = memory.wrapping_add(SIGN_BIT).cast();
+        // SAFETY: as in `gather`; no two lanes write one word, by contract.
+        unsafe { _mm512_i32scatter_ps::<4>(base, signed(load_offsets(offsets)), self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn repeats(offsets: &[u32; LANES]) -> bool {
+        // SAFETY: AVX-512 by contract.
+        unsafe {
+            let conflicts = _mm512_conflict_epi32(load_offsets(offsets));
+            _mm512_test_epi32_mask(conflicts, conflicts) != 0
+        }
+    }
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
@@ -150,6 +203,33 @@ impl Vector for Avx512 {
                 hit: u32::from(_mm512_mask_cmpeq_epi64_mask(valid, bucket, key)),
                 empty: u32::from(_mm512_mask_testn_epi64_mask(valid, bucket, bucket)),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::Isa;
+
+    #[test]
+    fn gather_and_scatter_reach_every_word_that_an_offset_can_name() {
+        if !Isa::Avx512.is_supported() {
+            return;
+        }
+        for first in [0, (1 << 31) - 8, 1 << 31, u32::MAX - 17] {
+            let mut words: Vec<u32> = (100..116).map(|x: u32| (x as f32).to_bits()).collect();
+            // Only the words at the offsets are touched, and those are the vector's.
+            let memory = words.as_mut_ptr().wrapping_sub(first as usize);
+            let offsets: [u32; LANES] = std::array::from_fn(|lane| first + (lane as u32 * 5) % 16);
+            // SAFETY: the CPU has the instructions; the sixteen offsets differ and name the words of the vector.
+            unsafe {
+                assert!(!Avx512::repeats(&offsets));
+                let gathered = Avx512::gather(memory, &offsets);
+                assert_eq!(gathered.to_array(), std::array::from_fn(|lane| 100.0 + ((lane * 5) % 16) as f32));
+                (gathered + Avx512::splat(1.0)).scatter(memory, &offsets);
+            }
+            assert!(words.iter().zip(101..).all(|(word, x)| f32::from_bits(*word) == x as f32), "{first}");
         }
     }
 }

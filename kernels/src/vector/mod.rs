@@ -14,6 +14,7 @@
 
 use std::ops::{Add, Div, Mul, Sub};
 
+use crate::MISSING;
 use crate::isa::Isa;
 
 #[cfg(target_arch = "x86_64")]
@@ -108,6 +109,51 @@ pub(crate) trait Vector:
             half /= 2;
         }
         lanes[0]
+    }
+
+    /// Whether [`Vector::gather`] and [`Vector::scatter`] are instructions; where not, plain loops over rows are faster.
+    const SCATTERS: bool = false;
+
+    /// Lane l is the word at `memory + offsets[l]`.
+    /// # Safety
+    /// As [`Vector::splat`]; `memory` has a word for each offset.
+    #[inline(always)]
+    unsafe fn gather(memory: *const u32, offsets: &[u32; LANES]) -> Self {
+        // SAFETY: the caller vouches for the words and the instructions; the array has 16 floats.
+        unsafe { Self::load(offsets.map(|offset| f32::from_bits(*memory.add(offset as usize))).as_ptr()) }
+    }
+
+    /// Copies the word at `memory + offsets[l]` to `out[l]` where that offset is not [`MISSING`]; the rest of `out` is
+    /// left alone.
+    /// # Safety
+    /// As [`Vector::splat`]; `memory` has a word for each offset that is not missing, 16 floats are writable at `out`.
+    #[inline(always)]
+    unsafe fn copy_words(memory: *const u32, offsets: &[u32; LANES], out: *mut f32) {
+        for (lane, &offset) in offsets.iter().enumerate() {
+            if offset != MISSING {
+                // SAFETY: the caller vouches for the word and for the output.
+                unsafe { *out.add(lane) = f32::from_bits(*memory.add(offset as usize)) };
+            }
+        }
+    }
+
+    /// Writes lane l to the word at `memory + offsets[l]`.
+    /// # Safety
+    /// `memory` has a word for each offset, and no two offsets are equal.
+    #[inline(always)]
+    unsafe fn scatter(self, memory: *mut u32, offsets: &[u32; LANES]) {
+        for (lane, &offset) in self.to_array().iter().zip(offsets) {
+            // SAFETY: the caller vouches for the word.
+            unsafe { *memory.add(offset as usize) = lane.to_bits() };
+        }
+    }
+
+    /// Whether two offsets are equal.
+    /// # Safety
+    /// As [`Vector::splat`].
+    #[inline(always)]
+    unsafe fn repeats(offsets: &[u32; LANES]) -> bool {
+        (1..LANES).any(|lane| offsets[..lane].contains(&offsets[lane]))
     }
 
     /// Compares `lanes` u64 at `keys` with `stored_key` and with 0.

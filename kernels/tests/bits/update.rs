@@ -124,16 +124,27 @@ fn a_repeated_row_sees_each_of_its_updates_in_order() {
 
 #[test]
 fn two_equal_rows_far_apart_in_a_group_are_noticed() {
-    let rule = Rule::Adagrad { lr: 0.5, epsilon: 1e-8 };
-    let layout = RowLayout::new(&rule, 1, Dtype::F32);
-    for (first, second) in
-        [(0, 1), (0, 255), (31, 32), (254, 255), (0, 256), (255, 256), (256, 511), (10, 400)]
-    {
-        let mut random = Random(7);
-        let arena = Arena::new(&layout, 512, 1, &mut random);
-        let mut offsets = arena.offsets.clone();
-        offsets[second] = offsets[first];
-        compare(&rule, &layout, &arena, &[(offsets, gradients(512, 1000, &mut random))]);
+    let pairs = [
+        (0, 1),
+        (0, 15),
+        (14, 15),
+        (15, 16),
+        (0, 255),
+        (31, 32),
+        (254, 255),
+        (0, 256),
+        (255, 256),
+        (256, 511),
+    ];
+    for rule in [Rule::Adagrad { lr: 0.5, epsilon: 1e-8 }, Rule::Add, Rule::Assign, Rule::Max] {
+        let layout = RowLayout::new(&rule, 1, Dtype::F32);
+        for (first, second) in pairs {
+            let mut random = Random(7);
+            let arena = Arena::new(&layout, 512, 1, &mut random);
+            let mut offsets = arena.offsets.clone();
+            offsets[second] = offsets[first];
+            compare(&rule, &layout, &arena, &[(offsets, gradients(512, 1000, &mut random))]);
+        }
     }
 }
 

@@ -26,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// The table of a job's weights. Ids are never used twice, so a new job finds none of an old one's rows.
 #[must_use]
 pub fn table_of(job: JobId) -> String {
-    format!("job/{job}/{}", super::TABLE)
+    job.table(super::TABLE)
 }
 
 /// A process's part in a job.

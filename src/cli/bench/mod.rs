@@ -10,23 +10,29 @@
 
 mod histogram;
 mod kernels;
+mod lane;
 mod lists;
+mod ping_pong;
 mod traffic;
 
 use std::io::{self, Write};
+use std::thread;
 use std::time::Duration;
 
+use gradwire_ffi::affinity::pin_current_thread;
 use gradwire_kernels::{Dtype, RowLayout, Rule};
 use serde_json::json;
 
-use super::args::{BenchArgs, BenchOp, WaitName};
+use super::args::{BenchArgs, BenchOp, FabricName, WaitName};
 use super::failure::Failure;
 use super::progress::Display;
 use super::training::probe_all;
+use crate::app::progress::Progress;
 use crate::app::report::{self, BenchReport, Origin};
 use crate::client::{
     Adagrad, Adam, Add, Assign, Cluster, ClusterConfig, Ftrl, Max, Momentum, Nesterov, RowAdagrad, Sgd,
 };
+use crate::lane::{FabricKind, Waiting};
 use histogram::Histogram;
 use lists::KeyLists;
 use traffic::Client;
@@ -51,6 +57,7 @@ pub(super) fn run(op: &BenchOp) -> Result<(), Failure> {
                 ..*args
             },
         ),
+        BenchOp::Lane(args) => lane::run(args),
         BenchOp::Kernels(args) => kernels::run(args),
     }
 }
@@ -73,26 +80,67 @@ fn traffic(op: &'static str, args: &BenchArgs) -> Result<(), Failure> {
     }
     probe_all([args.report.as_deref()])?;
     let display = Display::start()?;
-    let cluster = Cluster::embedded(config(args, &rule))?;
-    let session = cluster.session()?;
-    let table = session.sparse("bench", args.dim as usize, rule)?;
-    let lists = KeyLists::new(args.keys, args.batch as usize, args.batches as usize, !args.no_key_cache)?;
-    let mut client = Client::new(&table, lists, args.inflight as usize, args.fresh_keys);
-    client.make_rows(args.keys, display.progress())?;
-    session.flush()?;
-    display.progress().begin(op, "keys", None);
-    let duration = Duration::from_secs_f64(args.seconds);
-    let measured = match op {
-        "push" => client.push(duration, display.progress())?,
-        _ => client.pull(duration, display.progress())?,
+    let mut raw = Histogram::new();
+    // The raw limit is taken before and after, so that a busier moment of the machine meets both; and while no server
+    // polls on the core of its other end.
+    let mut take_raw = |tcp: bool| match op {
+        "latency" => ping_pong::raw(
+            if tcp { FabricKind::Tcp } else { FabricKind::Shm },
+            waiting(args.wait),
+            Duration::from_secs_f64(args.seconds / 8.0),
+            &mut raw,
+        ),
+        _ => Ok(()),
     };
-    session.flush()?;
+    take_raw(args.fabric == FabricName::Tcp)?;
+    let (fabric, measured) = measure(op, args, rule, display.progress())?;
+    take_raw(fabric == FabricKind::Tcp.name())?;
     drop(display);
-    let report = summarise(op, args, cluster.fabric(), &measured);
+    let report = summarise(op, args, fabric, &measured, &raw);
     if let Some(path) = &args.report {
         report::write(&report, path)?;
     }
-    Ok(print(&report)?)
+    Ok(print(&report, &raw)?)
+}
+
+/// Runs the traffic against a server thread of its own; the fabric that joined them, and what came of it.
+fn measure(
+    op: &str,
+    args: &BenchArgs,
+    rule: Rule,
+    progress: &Progress,
+) -> Result<(&'static str, Measured), Failure> {
+    let cluster = Cluster::embedded(config(args, &rule))?;
+    let measured = on_second_core(|| {
+        let session = cluster.session()?;
+        let table = session.sparse("bench", args.dim as usize, rule)?;
+        let lists = KeyLists::new(args.keys, args.batch as usize, args.batches as usize, !args.no_key_cache)?;
+        let mut client = Client::new(&table, lists, args.inflight as usize, args.fresh_keys);
+        client.make_rows(args.keys, progress)?;
+        session.flush()?;
+        progress.begin(op, "keys", None);
+        let duration = Duration::from_secs_f64(args.seconds);
+        let measured = match op {
+            "push" => client.push(duration, progress)?,
+            _ => client.pull(duration, progress)?,
+        };
+        session.flush()?;
+        Ok(measured)
+    })?;
+    Ok((cluster.fabric(), measured))
+}
+
+/// Does `work` on a thread of its own on the second core: the server polls on the first, and a scheduler that lets them
+/// share one stops each for milliseconds. On a machine of one core it stays there.
+fn on_second_core<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+    thread::scope(|scope| {
+        let worker = thread::Builder::new().name("bench-client".into()).spawn_scoped(scope, || {
+            pin_current_thread(1);
+            work()
+        });
+        let ended = worker.map_err(Failure::work)?.join();
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// One server thread, with room for every row that the run can make.
@@ -101,10 +149,17 @@ fn config(args: &BenchArgs, rule: &Rule) -> ClusterConfig {
     let row_bytes = 8 + 4 * RowLayout::new(rule, args.dim as usize, Dtype::F32).words() as u64;
     // Three times the rows: an index is never full, and grows by segments that hold old and new for a while.
     config.memory_bytes = config.memory_bytes.max(3 * args.keys * row_bytes);
-    if args.wait == WaitName::Poll {
-        config.spin = POLL_ALWAYS;
-    }
+    config.spin = waiting(args.wait).spin;
     config
+}
+
+/// How both ends wait.
+fn waiting(name: WaitName) -> Waiting {
+    let spin = match name {
+        WaitName::Poll => POLL_ALWAYS,
+        WaitName::Default => ClusterConfig::default().spin,
+    };
+    Waiting { spin }
 }
 
 fn optimizer(name: &str) -> Result<Rule, Failure> {
@@ -128,8 +183,15 @@ fn optimizer(name: &str) -> Result<Rule, Failure> {
     })
 }
 
-fn summarise(op: &'static str, args: &BenchArgs, fabric: &str, measured: &Measured) -> BenchReport {
+fn summarise(
+    op: &'static str,
+    args: &BenchArgs,
+    fabric: &str,
+    measured: &Measured,
+    raw: &Histogram,
+) -> BenchReport {
     let keys_per_s = histogram::median(&measured.rates);
+    let raw_microseconds = |quantile| (raw.count() > 0).then(|| raw.quantile(quantile) / 1e3);
     let microseconds = |quantile| Some(measured.times.quantile(quantile) / 1e3);
     BenchReport {
         origin: Origin::here("gradwire.bench.1"),
@@ -153,12 +215,14 @@ fn summarise(op: &'static str, args: &BenchArgs, fabric: &str, measured: &Measur
             "seconds": args.seconds,
             "requests": measured.times.count(),
             "slices": measured.rates.len(),
+            "raw_p50_us": raw_microseconds(0.5),
+            "raw_p99_us": raw_microseconds(0.99),
             "slowest_slice_keys_per_s": measured.rates.iter().copied().fold(f64::INFINITY, f64::min),
         }),
     }
 }
 
-fn print(report: &BenchReport) -> io::Result<()> {
+fn print(report: &BenchReport, raw: &Histogram) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(
         out,
@@ -170,6 +234,13 @@ fn print(report: &BenchReport) -> io::Result<()> {
     )?;
     if let (Some(p50), Some(p99), Some(p999)) = (report.p50_us, report.p99_us, report.p999_us) {
         writeln!(out, "request   p50 {p50:.2} us, p99 {p99:.2} us, p99.9 {p999:.2} us")?;
+    }
+    if raw.count() > 0 {
+        let (p50, p99) = (raw.quantile(0.5) / 1e3, raw.quantile(0.99) / 1e3);
+        writeln!(
+            out,
+            "raw       p50 {p50:.2} us, p99 {p99:.2} us: 64 bytes there and back, waiting alike, no server"
+        )?;
     }
     Ok(())
 }

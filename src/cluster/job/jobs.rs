@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::error::JobError;
-use super::message::{JobAnswer, JobId, JobRequest, LeaseId, MemberId, Task};
+use super::message::{JobAnswer, JobId, JobRequest, JobStatus, LeaseId, MemberId, Task};
 use super::run::{Joining, Run};
 use super::spec::{JobPlan, JobSpec, check_name, malformed};
 
@@ -46,7 +46,7 @@ pub enum Durability {
 }
 
 /// All jobs of a cluster. Times are of one clock, in milliseconds, that never goes back.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Jobs {
     jobs: BTreeMap<JobId, Run>,
     /// Jobs that are over, the oldest first.
@@ -87,6 +87,12 @@ impl Jobs {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty()
+    }
+
+    /// Every job as it stands.
+    #[must_use]
+    pub fn statuses(&self, now_ms: u64) -> Vec<JobStatus> {
+        self.jobs.iter().map(|(id, run)| run.status(*id, now_ms, self.config.lease_ms)).collect()
     }
 
     /// Answers a request. Any request is allowed, in any order.
@@ -131,13 +137,6 @@ impl Jobs {
             JobRequest::Leave { job, member } => {
                 self.run(job, member, now_ms)?.leave(member);
                 (JobAnswer::Noted { counted: true }, Durability::Soon)
-            }
-            JobRequest::List => {
-                let jobs = self.jobs.iter_mut().map(|(id, run)| {
-                    run.expire(now_ms, lease_ms);
-                    run.status(*id)
-                });
-                (JobAnswer::Jobs(jobs.collect()), Durability::None)
             }
         })
     }

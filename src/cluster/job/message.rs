@@ -23,6 +23,13 @@ id!(
     /// One job; never used again.
     JobId
 );
+impl JobId {
+    /// The name of the job's own table `name`. No other job ever has one of that name.
+    #[must_use]
+    pub fn table(self, name: &str) -> String {
+        format!("job/{self}/{name}")
+    }
+}
 id!(
     /// One process of a job.
     MemberId
@@ -105,8 +112,6 @@ pub enum JobRequest {
         /// Who leaves.
         member: MemberId,
     },
-    /// Every job as it stands.
-    List,
 }
 
 /// What a block added up to.
@@ -159,8 +164,6 @@ pub enum JobAnswer {
         /// False for what came too late.
         counted: bool,
     },
-    /// Every job.
-    Jobs(Vec<JobStatus>),
     /// Nothing changed.
     Refused(JobError),
 }

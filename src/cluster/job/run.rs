@@ -37,13 +37,13 @@ impl Slot {
     }
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct OpenEpoch {
     slots: Vec<Slot>,
     tally: BlockTally,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum Phase {
     Prepare(Slot),
     Train,
@@ -60,7 +60,7 @@ pub(super) struct Joining {
     pub(super) token: u64,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Member {
     token: u64,
     part: Option<Part>,
@@ -69,7 +69,7 @@ struct Member {
 }
 
 /// A job.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Run {
     pub(super) name: String,
     pub(super) spec: JobSpec,
@@ -407,7 +407,8 @@ impl Run {
         Totals { trained_ms, ..self.totals }
     }
 
-    pub(super) fn status(&self, job: JobId) -> JobStatus {
+    pub(super) fn status(&self, job: JobId, now_ms: u64, lease_ms: u64) -> JobStatus {
+        let lives = |seen_ms: u64| now_ms.saturating_sub(seen_ms) <= lease_ms;
         let done = |epoch: &OpenEpoch| epoch.slots.iter().filter(|slot| **slot == Slot::Done).count() as u32;
         JobStatus {
             job,
@@ -424,7 +425,8 @@ impl Run {
             blocks_done: self.open.front().map_or(0, done),
             blocks: self.plan.blocks,
             examples: self.totals.all.examples,
-            processes: self.members.values().filter(|member| member.seen_ms.is_some()).count() as u32,
+            processes: self.members.values().filter(|member| member.seen_ms.is_some_and(lives)).count()
+                as u32,
         }
     }
 }

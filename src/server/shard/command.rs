@@ -1,20 +1,23 @@
 //! What the control plane asks of a shard, and the shard's answers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crossbeam_channel::{Sender, TryRecvError};
 
-use super::{Shard, settle};
+use super::{HoldError, Shard, settle};
 use crate::chain::{ControlEntry, Verdict};
-use crate::cluster::{PartitionStatus, ShardStatus, encode_schema};
+use crate::cluster::{PartitionStatus, ShardStatus, WorkerClock, encode_schema};
 use crate::lane::{AdoptError, Fabric, LaneEnd};
 use crate::store::{TableError, TableSchema};
-use crate::wire::ids::{Clock, SessionId, TableId};
+use crate::wire::ids::{Clock, Epoch, PartitionId, SessionId, TableId};
 
 /// One request; the answer goes to `reply`, and nobody is missed who has stopped waiting for it.
 pub(crate) enum Command {
     /// Own this end of a lane.
     Adopt { end: LaneEnd, reply: Sender<Result<(), AdoptError>> },
+    /// Hold these partitions of so many and no others; one that is held under the same epoch is kept as it is.
+    Hold { partition_count: u32, partitions: Vec<(PartitionId, Epoch)>, reply: Sender<Result<(), HoldError>> },
     /// Make a table's partitions here, empty.
     CreateTable { table: TableId, schema: Arc<TableSchema>, reply: Sender<Result<(), TableError>> },
     /// Drop them.
@@ -38,6 +41,7 @@ pub(crate) struct Report {
     pub(crate) shard: ShardStatus,
     pub(crate) partitions: Vec<PartitionStatus>,
     pub(crate) tables: Vec<(TableId, u64)>,
+    pub(crate) clocks: Vec<WorkerClock>,
 }
 
 impl<F: Fabric> Shard<F> {
@@ -59,6 +63,9 @@ impl<F: Fabric> Shard<F> {
         match command {
             Command::Adopt { end, reply } => {
                 reply.send(self.adopt(end)).ok();
+            }
+            Command::Hold { partition_count, partitions, reply } => {
+                reply.send(self.hold(partition_count, &partitions)).ok();
             }
             Command::CreateTable { table, schema, reply } => {
                 reply.send(self.create_table(table, &schema)).ok();
@@ -142,7 +149,18 @@ impl<F: Fabric> Shard<F> {
             log_bytes: held.replica.log_bytes() as u64,
             sessions: held.replica.sessions().count() as u64,
         });
-        Report { shard, partitions: partitions.collect(), tables: self.rows.rows_of_tables() }
+        let mut clocks: BTreeMap<SessionId, Clock> = BTreeMap::new();
+        for session in self.held.iter().flat_map(|held| held.replica.sessions()).filter(|s| s.worker) {
+            let lowest = clocks.entry(session.session).or_insert(session.clock);
+            *lowest = session.clock.min(*lowest);
+        }
+        let clocks = clocks.into_iter().map(|(session, clock)| WorkerClock { session, clock });
+        Report {
+            shard,
+            partitions: partitions.collect(),
+            tables: self.rows.rows_of_tables(),
+            clocks: clocks.collect(),
+        }
     }
 }
 

@@ -27,8 +27,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use thiserror::Error;
 
-pub(crate) use command::Command;
+pub(crate) use command::{Command, Report};
 
 use self::answer::Answer;
 use self::lanes::Seat;
@@ -38,7 +39,7 @@ use self::rows::Rows;
 use crate::chain::{ConfigError, Position, Replica, ReplicaConfig};
 use crate::lane::{Event, Fabric, LaneId, Waker};
 use crate::store::{Store, StoreConfig};
-use crate::wire::ids::{Epoch, PartitionId, SessionId, ShardId};
+use crate::wire::ids::{Epoch, PartitionId, SessionId, ShardId, TableId};
 
 /// Most bytes of records taken from one lane in a turn: at the slowest measured rate (random rows from memory) well
 /// under a millisecond of work, and more than any one push.
@@ -70,6 +71,22 @@ pub(crate) struct ShardConfig {
     pub(crate) log_bytes: usize,
     /// Seed of the index's own hash: nobody outside knows it.
     pub(crate) index_seed: u64,
+}
+
+/// Why a shard does not hold what it was told to.
+#[derive(Debug, Error)]
+pub(crate) enum HoldError {
+    /// It has rows of other partitions.
+    #[error(
+        "server thread {shard} has rows of table {table}; partitions are placed anew only without tables"
+    )]
+    Tables { shard: ShardId, table: TableId },
+    /// Beyond the cluster, or named twice.
+    #[error("partition {partition} of {partition_count} was given twice or does not exist")]
+    Partition { partition: PartitionId, partition_count: u32 },
+    /// A log size that is not allowed.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
 }
 
 /// One partition held here.
@@ -110,6 +127,7 @@ pub(crate) struct Shard<F: Fabric> {
     fabric: F,
     commands: Receiver<Command>,
     rows: Rows,
+    log_bytes: usize,
     held: Vec<Held>,
     /// By partition of the cluster: its place in `held`, or [`NOT_HERE`].
     places: Vec<u32>,
@@ -133,30 +151,21 @@ impl<F: Fabric> Shard<F> {
     /// A shard that holds its partitions empty, heading each of them.
     ///
     /// # Errors
-    /// A log size that is not allowed.
+    /// A log size that is not allowed, or partitions that cannot be.
     pub(crate) fn new(
         config: &ShardConfig,
         fabric: F,
         commands: Receiver<Command>,
-    ) -> Result<Self, ConfigError> {
-        let mut held = Vec::with_capacity(config.partitions.len());
-        let mut places = vec![NOT_HERE; config.partition_count as usize];
-        for &(partition, epoch) in &config.partitions {
-            let log_bytes = config.log_bytes;
-            let replica =
-                Replica::new(ReplicaConfig { partition, epoch, position: Position::Only, log_bytes })?;
-            places[partition.0 as usize] = held.len() as u32;
-            held.push(Held { partition, replica, touched: false });
-        }
+    ) -> Result<Self, HoldError> {
         let store = Store::new(StoreConfig::new(config.memory_bytes, config.index_seed));
-        let partitions = config.partitions.iter().map(|&(partition, _)| partition).collect();
-        Ok(Self {
+        let mut shard = Self {
             shard: config.shard,
             fabric,
             commands,
-            rows: Rows::new(store, partitions),
-            held,
-            places,
+            rows: Rows::new(store, Vec::new()),
+            log_bytes: config.log_bytes,
+            held: Vec::new(),
+            places: Vec::new(),
             touched: Vec::new(),
             lanes: Vec::new(),
             sessions: BTreeMap::new(),
@@ -165,7 +174,48 @@ impl<F: Fabric> Shard<F> {
             piece: Piece::default(),
             events: Vec::new(),
             counts: Counts::default(),
-        })
+        };
+        shard.hold(config.partition_count, &config.partitions)?;
+        Ok(shard)
+    }
+
+    /// Holds these partitions and no others. One that is held under the same epoch stays as it is, the others begin
+    /// empty.
+    ///
+    /// # Errors
+    /// There are rows here, which nobody has moved; nothing changed. Or a log size that is not allowed.
+    fn hold(&mut self, partition_count: u32, partitions: &[(PartitionId, Epoch)]) -> Result<(), HoldError> {
+        let now = self.held.iter().map(|held| (held.partition, held.replica.epoch()));
+        if self.places.len() == partition_count as usize && now.eq(partitions.iter().copied()) {
+            return Ok(());
+        }
+        if let Some((table, _)) = self.rows.rows_of_tables().first() {
+            return Err(HoldError::Tables { shard: self.shard, table: *table });
+        }
+        let mut places = vec![NOT_HERE; partition_count as usize];
+        for (place, &(partition, _)) in partitions.iter().enumerate() {
+            let known = places.get_mut(partition.0 as usize).filter(|known| **known == NOT_HERE);
+            *known.ok_or(HoldError::Partition { partition, partition_count })? = place as u32;
+        }
+        let mut before: BTreeMap<(PartitionId, Epoch), Held> =
+            self.held.drain(..).map(|held| ((held.partition, held.replica.epoch()), held)).collect();
+        self.touched.clear();
+        for &(partition, epoch) in partitions {
+            let mut held = match before.remove(&(partition, epoch)) {
+                Some(held) => held,
+                None => {
+                    let (position, log_bytes) = (Position::Only, self.log_bytes);
+                    let config = ReplicaConfig { partition, epoch, position, log_bytes };
+                    Held { partition, replica: Replica::new(config)?, touched: false }
+                }
+            };
+            held.touched = true;
+            self.touched.push(self.held.len() as u32);
+            self.held.push(held);
+        }
+        self.places = places;
+        self.rows.hold(partitions.iter().map(|&(partition, _)| partition).collect());
+        Ok(())
     }
 
     /// What wakes this shard out of [`Shard::wait`].

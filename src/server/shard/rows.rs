@@ -43,6 +43,11 @@ impl Rows {
         Self { store, partitions, places: Vec::new(), keys: Vec::new(), words: Vec::new() }
     }
 
+    /// The partitions of tables that are made from now on.
+    pub(super) fn hold(&mut self, partitions: Vec<PartitionId>) {
+        self.partitions = partitions;
+    }
+
     pub(super) fn create_table(&mut self, table: TableId, schema: &TableSchema) -> Result<(), TableError> {
         self.store.create_table(table, schema.clone(), &self.partitions)
     }

@@ -1,0 +1,201 @@
+//! `gradwire up`: a coordinator and servers as child processes of this one.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use super::args::UpArgs;
+use super::complain;
+use super::failure::Failure;
+use super::signals::on_sigterm;
+use crate::client::Cluster;
+use crate::cluster::ServerState;
+
+/// How long all of it may take to start.
+const START: Duration = Duration::from_secs(30);
+/// Between two looks at the status while it starts.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What its children and its signals tell the main thread.
+enum News {
+    /// A child's first line.
+    Address(usize, String),
+    /// A child's standard output ended: it did, or soon will.
+    Ended(usize),
+    /// SIGTERM.
+    Stop,
+}
+
+/// One child. Dropping it ends it.
+struct Process {
+    name: String,
+    child: Child,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A directory that goes when this process ends well.
+struct Scratch(Option<PathBuf>);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Some(directory) = &self.0 {
+            fs::remove_dir_all(directory).ok();
+        }
+    }
+}
+
+pub(super) fn run(args: &UpArgs) -> Result<(), Failure> {
+    let directory = args
+        .dir
+        .clone()
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("gradwire-up-{}", std::process::id())));
+    let _scratch = Scratch(args.dir.is_none().then(|| directory.clone()));
+    let store = directory.join("coordinator");
+    // The servers of an earlier run are gone, and with them all that its store speaks of.
+    forget(&store)?;
+    let (tell, news) = channel();
+    let sigterm = tell.clone();
+    on_sigterm(move || drop(sigterm.send(News::Stop)));
+
+    let program = std::env::current_exe()?;
+    let mut processes = Vec::new();
+    let store_flag = format!("file:{}", store.display());
+    let replicas = args.replicas.to_string();
+    let flags = ["coordinator", "--listen", "127.0.0.1:0", "--store", &store_flag, "--replicas", &replicas];
+    processes.push(start(&program, "coordinator".to_owned(), &flags, 0, &tell)?);
+    let deadline = Instant::now() + START;
+    let coordinator = await_address(&news, &mut processes, 0, deadline)?;
+    for server in 1..=args.servers as usize {
+        let flags = ["server", "--coordinator", &coordinator, "--listen", "127.0.0.1:0"];
+        processes.push(start(&program, format!("server {server}"), &flags, server, &tell)?);
+    }
+    await_complete(&news, &mut processes, &coordinator, args.servers as usize, deadline)?;
+    {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{coordinator}")?;
+        out.flush()?;
+    }
+    complain(&format!(
+        "{} servers are up; stop them with Ctrl-C, see them with: gradwire status --cluster {coordinator}",
+        args.servers
+    ));
+    loop {
+        match news.recv() {
+            Ok(News::Ended(which)) => return Err(ended(&mut processes, which)),
+            Ok(News::Address(..)) => {}
+            Ok(News::Stop) | Err(_) => return Ok(()),
+        }
+    }
+}
+
+/// Removes the store of an earlier run, unless someone uses it.
+fn forget(store: &Path) -> Result<(), Failure> {
+    let open = crate::cluster::store_file::FileStore::open(store).map_err(Failure::work)?;
+    match fs::remove_file(store.join("state")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::work(format!(
+            "cannot remove {}: {error}; check its owner",
+            store.join("state").display()
+        ))),
+        _ => {
+            drop(open);
+            Ok(())
+        }
+    }
+}
+
+fn start(
+    program: &Path,
+    name: String,
+    flags: &[&str],
+    which: usize,
+    tell: &Sender<News>,
+) -> Result<Process, Failure> {
+    let parent = std::process::id().to_string();
+    let spawned = Command::new(program)
+        .args(flags)
+        .args(["--parent", &parent])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn();
+    let mut child = spawned.map_err(|error| {
+        Failure::work(format!("cannot start {}: {error}; check that it may be run", program.display()))
+    })?;
+    let out = child.stdout.take();
+    let process = Process { name, child };
+    let tell = tell.clone();
+    std::thread::Builder::new().name("up".to_owned()).spawn(move || {
+        let mut lines = out.into_iter().flat_map(|out| BufReader::new(out).lines()).map_while(Result::ok);
+        if let Some(line) = lines.next() {
+            drop(tell.send(News::Address(which, line)));
+        }
+        lines.for_each(drop);
+        drop(tell.send(News::Ended(which)));
+    })?;
+    Ok(process)
+}
+
+/// The line that says how a child ended; its own words are on standard error.
+fn ended(processes: &mut [Process], which: usize) -> Failure {
+    let Some(process) = processes.get_mut(which) else { return Failure::work("a child process ended") };
+    let how = process.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+    Failure::work(format!(
+        "{} ended ({how}); see its own message above, the other processes were stopped",
+        process.name
+    ))
+}
+
+fn await_address(
+    news: &Receiver<News>,
+    processes: &mut [Process],
+    which: usize,
+    deadline: Instant,
+) -> Result<String, Failure> {
+    match news.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(News::Address(who, address)) if who == which => Ok(address),
+        Ok(News::Ended(who)) => Err(ended(processes, who)),
+        Ok(_) => Err(Failure::work("stopped while it started; start it again")),
+        Err(_) => Err(Failure::work(format!(
+            "{} did not start in {START:?}; see whether this machine is overloaded",
+            processes[which].name
+        ))),
+    }
+}
+
+/// Waits until every server serves.
+fn await_complete(
+    news: &Receiver<News>,
+    processes: &mut [Process],
+    coordinator: &str,
+    servers: usize,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    loop {
+        match news.recv_timeout(LOOK) {
+            Ok(News::Ended(who)) => return Err(ended(processes, who)),
+            Ok(News::Stop) => return Err(Failure::work("stopped while it started; start it again")),
+            Ok(News::Address(..)) | Err(_) => {}
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let status = Cluster::status_of(coordinator, left)?;
+        let serving = status.servers.iter().filter(|server| server.state == ServerState::Serving).count();
+        if status.complete && serving == servers {
+            return Ok(());
+        }
+        if left.is_zero() {
+            let missing =
+                status.incomplete.unwrap_or_else(|| format!("{serving} of {servers} servers serve"));
+            return Err(Failure::work(format!("the cluster was not complete after {START:?}: {missing}")));
+        }
+    }
+}

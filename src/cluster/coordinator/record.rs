@@ -1,0 +1,172 @@
+//! What a coordinator remembers beyond its life.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::Coordinator;
+use crate::cluster::job::Jobs;
+use crate::cluster::message::HostIdentity;
+use crate::cluster::{CatalogRecord, Map, PartitionChain};
+use crate::store::MAX_PARTITIONS;
+use crate::wire::ids::{ServerId, SessionId, ShardId};
+
+/// Version of the record's form.
+const FORM: u32 = 1;
+
+/// One server, as recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServerRecord {
+    /// Its id.
+    pub(super) server: ServerId,
+    /// Which start of its process.
+    pub(super) incarnation: u64,
+    /// Where it takes tcp lanes.
+    pub(super) address: String,
+    /// Where it runs.
+    pub(super) host: HostIdentity,
+    /// Where its host's processes get lanes over shared memory.
+    pub(super) door: Option<String>,
+    /// Bytes of a lane's ring.
+    pub(super) ring_bytes: u64,
+    /// Its threads.
+    pub(super) first_shard: ShardId,
+    /// How many.
+    pub(super) shards: u32,
+}
+
+/// The whole record. Whatever is not in it, a coordinator learns anew from those who connect.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    form: u32,
+    /// Random name of the cluster.
+    pub cluster: u64,
+    /// Starts of its coordinator so far.
+    pub term: u64,
+    /// Partitions, fixed for the cluster's life.
+    pub partitions: u32,
+    /// Copies of each.
+    pub replicas: u32,
+    pub(super) map_version: u64,
+    pub(super) chains: Vec<PartitionChain>,
+    pub(super) placed_on: Vec<ServerId>,
+    pub(super) placement: u64,
+    pub(super) servers: Vec<ServerRecord>,
+    pub(super) last_server: u32,
+    pub(super) next_shard: u32,
+    pub(super) catalog: CatalogRecord,
+    pub(super) sessions: Vec<(SessionId, u64)>,
+    #[serde(default)]
+    pub(super) jobs: Jobs,
+}
+
+/// Why a record is none.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RecordError {
+    /// Written by another version.
+    #[error("its form is {found}, this build reads {FORM}; use the build that wrote it")]
+    Form {
+        /// The form found.
+        found: u32,
+    },
+    /// Parts of it contradict each other.
+    #[error("its {what} cannot be; it was changed by something else")]
+    Contradiction {
+        /// Which part.
+        what: &'static str,
+    },
+}
+
+impl Record {
+    /// Of a new cluster. `cluster` is random and not 0.
+    #[must_use]
+    pub fn new(cluster: u64, partitions: u32, replicas: u32) -> Self {
+        Self {
+            form: FORM,
+            cluster,
+            term: 0,
+            partitions,
+            replicas,
+            map_version: 0,
+            chains: Vec::new(),
+            placed_on: Vec::new(),
+            placement: 0,
+            servers: Vec::new(),
+            last_server: 0,
+            next_shard: 0,
+            catalog: CatalogRecord::default(),
+            sessions: Vec::new(),
+            jobs: Jobs::default(),
+        }
+    }
+
+    /// Checks what a reader of the bytes cannot.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn check(&self) -> Result<(), RecordError> {
+        if self.form != FORM {
+            return Err(RecordError::Form { found: self.form });
+        }
+        let wrong = |what| Err(RecordError::Contradiction { what });
+        if self.cluster == 0 || self.partitions == 0 || self.partitions > MAX_PARTITIONS {
+            return wrong("cluster");
+        }
+        let known = |shard: &ShardId| {
+            self.servers.iter().any(|s| {
+                (u64::from(s.first_shard.0)..u64::from(s.first_shard.0) + u64::from(s.shards))
+                    .contains(&u64::from(shard.0))
+            })
+        };
+        let chained =
+            self.chains.iter().all(|chain| !chain.members.is_empty() && chain.members.iter().all(known));
+        let all = self.chains.is_empty() || self.chains.len() == self.partitions as usize;
+        if !chained || !all || self.placed_on.is_empty() != self.chains.is_empty() {
+            return wrong("map");
+        }
+        if !self.placed_on.iter().all(|placed| self.servers.iter().any(|server| server.server == *placed)) {
+            return wrong("list of servers");
+        }
+        if !self.catalog.tables.iter().all(|(_, schema)| schema.0.partitions == self.partitions) {
+            return wrong("list of tables");
+        }
+        if !self.sessions.iter().map(|(session, _)| session).eq(self.catalog.sessions.iter()) {
+            return wrong("list of sessions");
+        }
+        Ok(())
+    }
+
+    /// The map it holds; without chains when none was placed.
+    pub(super) fn map(&self) -> Map {
+        Map {
+            version: self.map_version,
+            cluster_id: self.cluster,
+            partitions: self.chains.clone(),
+            shards: Vec::new(),
+        }
+    }
+}
+
+impl Coordinator {
+    /// The record as it should be now.
+    pub(super) fn record(&self) -> Record {
+        Record {
+            form: FORM,
+            cluster: self.cluster,
+            term: self.term,
+            partitions: self.partitions,
+            replicas: self.replicas,
+            map_version: self.map.version,
+            chains: self.map.partitions.clone(),
+            placed_on: self.placed_on.clone(),
+            placement: self.placement,
+            servers: self.servers.values().map(|server| server.record.clone()).collect(),
+            last_server: self.last_server,
+            next_shard: self.next_shard,
+            catalog: self.catalog.record(),
+            sessions: self.sessions.iter().map(|(session, client)| (*session, *client)).collect(),
+            jobs: self.recorded_jobs(),
+        }
+    }
+}

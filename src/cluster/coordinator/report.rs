@@ -1,0 +1,89 @@
+//! How the cluster stands, from what servers report and what the coordinator knows.
+
+use std::collections::BTreeMap;
+
+use super::Coordinator;
+use super::servers::{Life, Server};
+use crate::cluster::message::ServerReport;
+use crate::cluster::{ChainStatus, ServerState, ServerStatus, Status, TableStatus, WorkerStatus};
+use crate::wire::ids::{Clock, PartitionId, SessionId};
+
+impl Coordinator {
+    /// For the one who runs the process.
+    pub(super) fn complain(&mut self, line: String) {
+        tracing::warn!("{line}");
+    }
+
+    fn state_of(&self, server: &Server) -> ServerState {
+        match server.life {
+            Life::Gone => ServerState::Gone,
+            Life::Away(_) => ServerState::Silent,
+            Life::Here(_) if self.is_silent(server) => ServerState::Silent,
+            Life::Here(_) if server.confirmed != Some(self.placement) || self.placement == 0 => {
+                ServerState::Joining
+            }
+            Life::Here(_) if !self.placed_on.contains(&server.record.server) => ServerState::Spare,
+            Life::Here(_) => ServerState::Serving,
+        }
+    }
+
+    /// The status, with the figures of those who reported.
+    pub(super) fn compose(&self, reports: &[ServerReport]) -> Status {
+        let mut partitions: Vec<_> = reports.iter().flat_map(|r| r.partitions.iter().cloned()).collect();
+        partitions.sort_by_key(|replica| (replica.partition, replica.shard));
+        let mut shards: Vec<_> = reports.iter().flat_map(|r| r.shards.iter().cloned()).collect();
+        shards.sort_by_key(|shard| shard.shard);
+        let mut clocks: BTreeMap<SessionId, Clock> = BTreeMap::new();
+        for reported in reports.iter().flat_map(|r| &r.clocks) {
+            let lowest = clocks.entry(reported.session).or_insert(reported.clock);
+            *lowest = reported.clock.min(*lowest);
+        }
+        let tables = self.catalog.tables().map(|(table, schema)| TableStatus {
+            table,
+            name: schema.name.clone(),
+            rows: reports.iter().flat_map(|r| &r.tables).filter(|(id, _)| *id == table).map(|(_, n)| n).sum(),
+        });
+        let workers = self.sessions.iter().map(|(session, client)| WorkerStatus {
+            session: *session,
+            process: self.clients.get(client).map_or_else(String::new, |client| client.process.clone()),
+            clock: clocks.get(session).copied(),
+        });
+        let servers = self.servers.values().map(|server| ServerStatus {
+            server: server.record.server,
+            address: server.record.address.clone(),
+            state: self.state_of(server),
+            shards: server.shard_ids().collect(),
+        });
+        let chains = self.map.partitions.iter().enumerate().map(|(at, chain)| {
+            let partition = PartitionId(at as u32);
+            let members: Vec<&Server> =
+                chain.members.iter().filter_map(|shard| self.servers.get(&self.server_of(*shard)?)).collect();
+            let head = partitions.iter().find(|replica| replica.partition == partition);
+            ChainStatus {
+                partition,
+                chain: members.iter().map(|server| server.record.address.clone()).collect(),
+                epoch: chain.epoch,
+                lsn: head.map(|head| head.lsn),
+                lag: head.map(|head| head.lsn.0.saturating_sub(head.acked_lsn.0)),
+                available: members.iter().any(|server| self.state_of(server) == ServerState::Serving),
+            }
+        });
+        let incomplete = self.incomplete();
+        Status {
+            cluster_id: self.cluster,
+            term: self.term,
+            map_version: self.map.version,
+            replicas: self.replicas,
+            complete: incomplete.is_none(),
+            incomplete,
+            coordinators: self.addresses.clone(),
+            servers: servers.collect(),
+            chains: chains.collect(),
+            tables: tables.collect(),
+            workers: workers.collect(),
+            jobs: self.job_statuses(),
+            partitions,
+            shards,
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Servers: how they join, come back, fall silent and are given up.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::operation::Kind;
+use super::record::ServerRecord;
+use super::{ConnectionId, Coordinator, Output, Peer};
+use crate::cluster::message::{Ask, FromCoordinator, ServerEntry, ServerHello, Welcome};
+use crate::wire::ids::{ServerId, ShardId};
+
+/// Most threads of one server.
+const MAX_SHARDS: u32 = 1024;
+/// Most server threads that a cluster gives numbers to in its life.
+const MAX_SHARD_NUMBERS: u32 = 1 << 30;
+
+/// How a server's life stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// Connected.
+    Here(ConnectionId),
+    /// Its connection ended at this time.
+    Away(Duration),
+    /// Its process has ended, for all that can be known.
+    Gone,
+}
+
+/// A server, as recorded and as known in this term.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    pub(super) record: ServerRecord,
+    pub(super) life: Life,
+    pub(super) heard: Duration,
+    /// The placement it has confirmed to this coordinator.
+    pub(super) confirmed: Option<u64>,
+}
+
+impl Server {
+    /// One from the record: it has a lease to come back.
+    pub(super) fn recorded(record: ServerRecord) -> Self {
+        Self { record, life: Life::Away(Duration::ZERO), heard: Duration::ZERO, confirmed: None }
+    }
+
+    pub(super) fn connection(&self) -> Option<ConnectionId> {
+        match self.life {
+            Life::Here(connection) => Some(connection),
+            Life::Away(_) | Life::Gone => None,
+        }
+    }
+
+    pub(super) fn shard_ids(&self) -> impl Iterator<Item = ShardId> + use<> {
+        let first = self.record.first_shard.0;
+        (first..first + self.record.shards).map(ShardId)
+    }
+
+    pub(super) fn entry(&self) -> ServerEntry {
+        let ServerRecord { server, address, host, door, ring_bytes, first_shard, shards, .. } =
+            self.record.clone();
+        let available = self.life != Life::Gone;
+        ServerEntry { server, address, host, door, ring_bytes, first_shard, shards, available }
+    }
+
+    /// For people.
+    pub(super) fn name(&self) -> String {
+        format!("server {} at {}", self.record.server, self.record.address)
+    }
+}
+
+impl Coordinator {
+    pub(super) fn lease(&self) -> Duration {
+        Duration::from_millis(self.timing.lease_ms)
+    }
+
+    /// A server says hello: a new one, or one that was here before.
+    pub(super) fn join_server(&mut self, connection: ConnectionId, cluster: u64, hello: ServerHello) {
+        if hello.shards == 0 || hello.shards > MAX_SHARDS || self.next_shard > MAX_SHARD_NUMBERS {
+            return self.refuse(connection, format!("{} server threads; start 1 to 1024", hello.shards));
+        }
+        let known = self.servers.values().find(|server| server.record.incarnation == hello.incarnation);
+        let server = match known.map(|server| server.record.server) {
+            Some(server) => {
+                if let Some(old) = self.servers[&server].connection() {
+                    // It gave that connection up before it made this one.
+                    self.forget_connection(old);
+                    self.outputs.push(Output::Close(old));
+                }
+                server
+            }
+            None if !hello.tables.is_empty() => {
+                let reason = format!(
+                    "this server holds {} tables that the coordinator's store does not know; point the coordinator \
+                     to the store of their cluster ({cluster:016x})",
+                    hello.tables.len()
+                );
+                return self.refuse(connection, reason);
+            }
+            None => self.new_server(),
+        };
+        let shards = hello.shards;
+        let first_shard =
+            self.servers.get(&server).map_or(ShardId(self.next_shard), |s| s.record.first_shard);
+        let record = ServerRecord {
+            server,
+            incarnation: hello.incarnation,
+            address: hello.address,
+            host: hello.host,
+            door: hello.door,
+            ring_bytes: hello.ring_bytes,
+            first_shard,
+            shards,
+        };
+        let before = self.servers.get(&server);
+        if before.is_some_and(|before| before.record.shards != shards) {
+            return self.refuse(connection, "a server's number of threads never changes".to_owned());
+        }
+        let was_gone = before.is_some_and(|before| before.life == Life::Gone);
+        if before.is_none_or(|before| before.record != record) {
+            self.changed = true;
+        }
+        if before.is_none() {
+            self.next_shard += shards;
+        }
+        if was_gone {
+            self.map.version += 1;
+            self.changed = true;
+        }
+        let life = Life::Here(connection);
+        self.servers.insert(server, Server { record, life, heard: self.clock, confirmed: None });
+        self.connections.insert(connection, Peer::Server(server));
+        let welcome = Welcome { timing: self.timing, server: Some((server, first_shard)) };
+        self.send(connection, FromCoordinator::Welcome(welcome));
+        self.reconcile(server, &hello.tables.into_iter().collect(), &hello.sessions.into_iter().collect());
+    }
+
+    fn new_server(&mut self) -> ServerId {
+        self.last_server += 1;
+        self.changed = true;
+        ServerId(self.last_server)
+    }
+
+    /// Brings a server that came to what was decided while it was away.
+    fn reconcile(
+        &mut self,
+        server: ServerId,
+        tables: &BTreeSet<crate::wire::ids::TableId>,
+        sessions: &BTreeSet<crate::wire::ids::SessionId>,
+    ) {
+        // What was under way first: it was decided first.
+        self.ask_again(server);
+        let in_the_making = self.tables_under_way();
+        for &table in tables {
+            let known = self.catalog.tables().any(|(id, _)| id == table);
+            if !known && !in_the_making.contains(&table) {
+                self.launch(
+                    Kind::Tidy,
+                    Ask::DropTable { table },
+                    None,
+                    vec![server],
+                    self.lease_of_tidying(),
+                );
+            }
+        }
+        for &session in sessions {
+            if !self.catalog.is_live(session) {
+                self.launch(
+                    Kind::Tidy,
+                    Ask::EndSession { session },
+                    None,
+                    vec![server],
+                    self.lease_of_tidying(),
+                );
+            }
+        }
+        self.ask_to_hold(server);
+    }
+
+    /// What nobody waits for has time: as long as anything may.
+    pub(super) fn lease_of_tidying(&self) -> Duration {
+        self.clock + super::LONGEST_WAIT
+    }
+
+    pub(super) fn heard_of_server(&mut self, server: ServerId) {
+        if let Some(server) = self.servers.get_mut(&server) {
+            server.heard = self.clock;
+        }
+    }
+
+    pub(super) fn lost_server(&mut self, server: ServerId, connection: ConnectionId) {
+        let now = self.clock;
+        if let Some(server) = self.servers.get_mut(&server)
+            && server.life == Life::Here(connection)
+        {
+            server.life = Life::Away(now);
+            server.confirmed = None;
+        }
+    }
+
+    /// A closed connection and a lapsed lease are certain enough; silence alone never removes the last replica.
+    pub(super) fn judge_servers(&mut self) {
+        let (now, lease) = (self.clock, self.lease());
+        let gone: Vec<ServerId> = self
+            .servers
+            .iter()
+            .filter(|(_, server)| matches!(server.life, Life::Away(since) if now >= since + lease))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            if let Some(server) = self.servers.get_mut(&id) {
+                server.life = Life::Gone;
+            }
+            self.map.version += 1;
+            self.changed = true;
+            self.give_up_on(id);
+            if !self.placed_on.contains(&id) {
+                self.servers.remove(&id);
+            }
+        }
+    }
+
+    /// Whether a server says nothing though it is connected.
+    pub(super) fn is_silent(&self, server: &Server) -> bool {
+        self.clock >= server.heard + self.lease()
+    }
+}

@@ -1,0 +1,170 @@
+//! The coordinator's durable store in a directory: one locked, small file, replaced whole.
+//!
+//! `lock` is held while the process lives. `state` is one line of magic, checksum and length, then the record as JSON.
+//! It is written beside, fsynced, renamed, and the directory fsynced: a crash leaves the old one or the new one,
+//! never half of one. A file that is torn or changed was not left by a crash of ours; it is named and refused.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use gradwire_kernels::{Isa, crc32c};
+use thiserror::Error;
+
+use super::coordinator::{Record, RecordError};
+
+const MAGIC: &str = "gradwire-coordinator";
+/// Largest state that is read: far beyond what 65,536 partitions, and sessions by the thousand, take.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Why the store cannot be used.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The file system refused.
+    #[error("cannot {what} {}: {source}; check the directory, its owner and the space left", .path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// Another coordinator has it.
+    #[error("{} is in use by another coordinator; stop that one, or give --store another directory", .path.display())]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// Not what was written.
+    #[error("{} is no state of a coordinator: {cause}; restore it from a copy, or start a new cluster in another directory", .path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// Written by another version, or changed.
+    #[error("{} cannot be used: {source}", .path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: RecordError,
+    },
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct FileStore {
+    directory: PathBuf,
+    /// Locked; the lock goes with the process.
+    _lock: File,
+}
+
+impl FileStore {
+    /// Opens the store in a directory, which is made if need be.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another coordinator has it; [`StoreError::Io`].
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| StoreError::Io { what, path, source }
+        };
+        fs::create_dir_all(directory).map_err(failed("make", directory))?;
+        let path = directory.join("lock");
+        let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let lock = opened.map_err(failed("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { directory: directory.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path }),
+            Err(TryLockError::Error(source)) => Err(StoreError::Io { what: "lock", path, source }),
+        }
+    }
+
+    fn state(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    /// What was saved last; none in a new store.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Record`]: it is there and cannot be used.
+    pub fn load(&self) -> Result<Option<Record>, StoreError> {
+        let path = self.state();
+        let bytes = match fs::metadata(&path) {
+            Ok(found) if found.len() > MAX_BYTES => {
+                return Err(StoreError::Corrupt { path, cause: format!("it has {} bytes", found.len()) });
+            }
+            Ok(_) => fs::read(&path).map_err(|source| StoreError::Io {
+                what: "read",
+                path: path.clone(),
+                source,
+            })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StoreError::Io { what: "read", path, source }),
+        };
+        let record = read(&bytes).map_err(|cause| StoreError::Corrupt { path: path.clone(), cause })?;
+        record.check().map_err(|source| StoreError::Record { path, source })?;
+        Ok(Some(record))
+    }
+
+    /// Makes a record durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]: it is not, and the old one still is.
+    pub fn save(&self, record: &Record) -> Result<(), StoreError> {
+        let path = self.state();
+        let beside = self.directory.join("state.new");
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| StoreError::Io { what, path, source }
+        };
+        let bytes = written(record).map_err(failed("write", &beside))?;
+        let mut file = File::create(&beside).map_err(failed("make", &beside))?;
+        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed("write", &beside))?;
+        fs::rename(&beside, &path).map_err(failed("replace", &path))?;
+        let directory = File::open(&self.directory).and_then(|directory| directory.sync_all());
+        directory.map_err(failed("sync", &self.directory))
+    }
+}
+
+fn written(record: &Record) -> io::Result<Vec<u8>> {
+    let body = serde_json::to_vec(record)?;
+    let sum = crc32c(Isa::active(), 0, &body);
+    let mut bytes = format!("{MAGIC} crc32c={sum:08x} bytes={}\n", body.len()).into_bytes();
+    bytes.extend_from_slice(&body);
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// Total: whatever the bytes, a record or what is wrong with them.
+fn read(bytes: &[u8]) -> Result<Record, String> {
+    let line = bytes.iter().position(|byte| *byte == b'\n').ok_or("it has no first line")?;
+    let (head, body) = (&bytes[..line], &bytes[line + 1..]);
+    let head = std::str::from_utf8(head).map_err(|_| "its first line is not text")?;
+    let mut words = head.split(' ');
+    if words.next() != Some(MAGIC) {
+        return Err("it is some other file".to_owned());
+    }
+    let sum = words.next().and_then(|word| word.strip_prefix("crc32c="));
+    let sum =
+        sum.and_then(|digits| u32::from_str_radix(digits, 16).ok()).ok_or("its first line is damaged")?;
+    let length = words.next().and_then(|word| word.strip_prefix("bytes="));
+    let length: usize = length.and_then(|digits| digits.parse().ok()).ok_or("its first line is damaged")?;
+    if words.next().is_some() {
+        return Err("its first line is damaged".to_owned());
+    }
+    if length.checked_add(1) != Some(body.len()) {
+        return Err(format!(
+            "it is torn: {length} bytes were written, {} are here",
+            body.len().saturating_sub(1)
+        ));
+    }
+    let body = &body[..length];
+    if crc32c(Isa::active(), 0, body) != sum {
+        return Err("its checksum is wrong".to_owned());
+    }
+    serde_json::from_slice(body).map_err(|error| format!("its contents cannot be read: {error}"))
+}
