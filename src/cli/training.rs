@@ -30,7 +30,8 @@ pub(super) struct Run {
 
 /// What came of it.
 pub(super) struct Trained {
-    pub(super) model: Model,
+    /// When it was taken out of the cluster.
+    pub(super) model: Option<Model>,
     pub(super) score: Option<Score>,
     pub(super) report: TrainReport,
 }
@@ -61,7 +62,7 @@ impl Run {
         progress.begin("export", "rows", None);
         let model = lr::export(&cluster, lr::TABLE, &self.config.solver, self.features.clone())?;
         let report = self.report(&passes, trained_in, score.as_ref(), &model, &cluster);
-        Ok(Trained { model, score, report })
+        Ok(Trained { model: Some(model), score, report })
     }
 
     fn report(
@@ -102,8 +103,8 @@ impl Run {
 impl Trained {
     /// Writes the files that were asked for.
     pub(super) fn save(&self, model_out: Option<&Path>, report_out: Option<&Path>) -> Result<(), Failure> {
-        if let Some(path) = model_out {
-            model::write(&self.model, path)?;
+        if let (Some(path), Some(model)) = (model_out, &self.model) {
+            model::write(model, path)?;
         }
         if let Some(path) = report_out {
             report::write(&self.report, path)?;
@@ -126,6 +127,9 @@ impl Trained {
             report.fabric,
             report.fabric_reason
         )?;
+        if let (Some(job), Some(processes)) = (&report.job, report.processes) {
+            writeln!(out, "job          {job}; processes: {processes}")?;
+        }
         writeln!(out, "rate         {:.0} examples/s, {:.2} s", report.examples_per_s, report.seconds)?;
         writeln!(out, "weights      {} not zero", report.nonzeros)?;
         if let Some(loss) = report.train_logloss {
