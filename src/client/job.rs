@@ -54,14 +54,12 @@ pub enum Joined {
 pub enum Assignment {
     /// What comes before the first block.
     Prepare(Lease),
-    /// Learn from a block.
-    Block {
-        /// To be done under this.
-        lease: Lease,
+    /// Learn from blocks.
+    Blocks {
         /// Which pass, from 0.
         epoch: u32,
-        /// Which block, from 0.
-        block: u32,
+        /// Leases, and the blocks they are for, from 0.
+        blocks: Vec<(Lease, u32)>,
     },
     /// Score the model and report.
     Evaluate(Lease, Totals),
@@ -120,7 +118,7 @@ const TOUCHED: u8 = 1;
 /// Showed none: runs out unless it does.
 const QUIET: u8 = 2;
 
-/// A task that this process has. Dropped without [`Lease::done`], it runs out and goes to another.
+/// A task that this process has. Dropped before it is done, it runs out and goes to another.
 #[derive(Debug)]
 pub struct Lease {
     held: Arc<Held>,
@@ -144,10 +142,10 @@ impl Cluster {
     /// let Joined::Running(job) = cluster.join_job(entry)? else { panic!("a new job is not over") };
     /// let mut learnt = Vec::new();
     /// let figures = loop {
-    ///     match job.next()? {
-    ///         Assignment::Block { lease, block, .. } => {
-    ///             learnt.push(block);
-    ///             lease.done(1000, 450.0)?;
+    ///     match job.next(1)? {
+    ///         Assignment::Blocks { blocks, .. } => {
+    ///             learnt.extend(blocks.iter().map(|(_, block)| *block));
+    ///             job.done(blocks.into_iter().map(|(lease, _)| (lease, 1000, 450.0)).collect())?;
     ///         }
     ///         Assignment::Evaluate(lease, totals) => lease.report(format!("{}", totals.all.examples))?,
     ///         Assignment::Finished(figures) => break figures,
@@ -208,21 +206,22 @@ impl Job {
         self.plan
     }
 
-    /// Asks what to do.
+    /// Asks what to do; blocks come at most `most` at once.
     ///
     /// # Errors
     /// [`Error::JobFailed`] when the job failed, here or elsewhere, [`Error::JobStalled`] when it waits for a process
     /// that is not there, [`Error::Control`] when the coordinator does not answer.
-    pub fn next(&self) -> Result<Assignment, Error> {
+    pub fn next(&self, most: u32) -> Result<Assignment, Error> {
         let Shared { id: job, member, .. } = *self.shared;
-        let task = match self.shared.ask(JobRequest::Next { job, member })? {
+        let task = match self.shared.ask(JobRequest::Next { job, member, most })? {
             JobAnswer::Task(task) => task,
             other => return Err(unexpected(&other)),
         };
         Ok(match task {
             Task::Prepare { lease } => Assignment::Prepare(self.hold(lease)),
-            Task::Block { lease, epoch, block } => {
-                Assignment::Block { lease: self.hold(lease), epoch, block }
+            Task::Blocks { epoch, blocks } => {
+                let held = blocks.into_iter().map(|(lease, block)| (self.hold(lease), block));
+                Assignment::Blocks { epoch, blocks: held.collect() }
             }
             Task::Evaluate { lease, totals } => Assignment::Evaluate(self.hold(lease), totals),
             Task::Finished { report } => Assignment::Finished(report),
@@ -232,6 +231,20 @@ impl Job {
                 Assignment::Wait
             }
         })
+    }
+
+    /// Blocks are done: for each the examples that were learnt from and the sum of their losses. Every push for them is
+    /// replicated. What was lost meanwhile does not count.
+    ///
+    /// # Errors
+    /// [`Error::Control`] when the coordinator does not answer.
+    pub fn done(&self, blocks: Vec<(Lease, u64, f64)>) -> Result<(), Error> {
+        let Shared { id: job, member, .. } = *self.shared;
+        let tally = |(lease, examples, loss): &(Lease, u64, f64)| {
+            (lease.held.lease, BlockTally { examples: *examples, loss: *loss })
+        };
+        let done = blocks.iter().map(tally).collect();
+        self.shared.ask(JobRequest::Done { job, member, done }).map(drop)
     }
 
     /// Ends the job for everybody: nobody can do it.
@@ -348,14 +361,14 @@ impl Lease {
         self.held.lost.load(Ordering::Relaxed)
     }
 
-    /// The task is done: `examples` were learnt from, with this sum of losses, and every push is replicated.
+    /// What comes before the first block is done, and every push for it is replicated.
     ///
     /// # Errors
     /// [`Error::Control`] when the coordinator does not answer.
-    pub fn done(self, examples: u64, loss: f64) -> Result<(), Error> {
+    pub fn prepared(self) -> Result<(), Error> {
         let Shared { id: job, member, .. } = *self.shared;
-        let (lease, tally) = (self.held.lease, BlockTally { examples, loss });
-        self.shared.ask(JobRequest::Done { job, member, lease, tally }).map(drop)
+        let done = vec![(self.held.lease, BlockTally::default())];
+        self.shared.ask(JobRequest::Done { job, member, done }).map(drop)
     }
 
     /// Ends the job with its figures, in the application's own format.

@@ -32,7 +32,8 @@ mod stream;
 mod testing;
 mod training;
 
-pub use blocks::{BlockRows, Blocks, SourceShape, block_bytes_for, describe};
+pub use blocks::{Block, Blocks, Mix, Pieces, SourceShape, block_bytes_for, describe};
+
 pub use dataset::Dataset;
 pub use error::DataError;
 pub use examples::Examples;

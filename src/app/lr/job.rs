@@ -1,22 +1,26 @@
 //! Logistic regression as one process of a job: blocks come under leases, models stay in the cluster.
 //!
-//! One thread leases blocks and reads them ahead, so that workers never wait for a disk or for the coordinator; a worker
-//! gives a block back when everything it pushed for it is replicated. Whoever is told to prepares (restores the model to
+//! One thread leases blocks and reads them ahead, so that workers never wait for a disk or for the coordinator. Blocks
+//! are learnt from many at a time, their rows mixed; they are done when everything that any worker pushed for them is
+//! replicated. Whoever is told to prepares (restores the model to
 //! go on from) or evaluates; every process ends when the job does, with the same report.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::worker::{Pace, Worker};
-use super::{LrConfig, LrError, open, restore};
+use super::{LrConfig, LrError, Tally, open, restore};
 use crate::app::model::Model;
 use crate::app::progress::Progress;
 use crate::client::{Assignment, Cluster, Job, JobId, Lease, Totals};
-use crate::data::{BlockRows, Blocks, DataError};
+use crate::data::{Block, Blocks, DataError, Examples, Mix, Pieces};
 
+/// Most blocks leased at once; the coordinator gives no more than a fair share.
+const MOST_BLOCKS: u32 = 256;
 /// How long a worker that has no block keeps its session: others may wait for its clock meanwhile.
 const IDLE: Duration = Duration::from_millis(50);
 /// Pauses between two questions of a process that has nothing to do.
@@ -45,10 +49,69 @@ pub struct JobTraining<'a> {
     pub progress: &'a Progress,
 }
 
-/// A block on its way to a worker.
-struct Work {
-    lease: Lease,
-    rows: BlockRows,
+/// Blocks that the workers of this process learn from together.
+struct Group {
+    rows: GroupRows,
+    /// What is left to tell the coordinator, once every worker is through.
+    open: Mutex<Open>,
+}
+
+enum GroupRows {
+    Mixed(Mix),
+    /// One block, larger than memory allows.
+    InPieces(Mutex<Pieces>),
+}
+
+struct Open {
+    leases: Vec<Lease>,
+    /// Workers that may still have rows of it in flight.
+    workers: usize,
+    tally: Tally,
+}
+
+impl Group {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next minibatch, for any worker. False at the end, and when all of it is another process's by now.
+    fn next_into(&self, rows: usize, out: &mut Examples) -> Result<bool, DataError> {
+        let open = self.open();
+        if open.leases.iter().all(Lease::is_lost) {
+            return Ok(false);
+        }
+        open.leases.iter().for_each(Lease::touch);
+        drop(open);
+        match &self.rows {
+            GroupRows::Mixed(mix) => Ok(mix.next_into(rows, out)),
+            GroupRows::InPieces(pieces) => {
+                pieces.lock().unwrap_or_else(PoisonError::into_inner).next_into(rows, out)
+            }
+        }
+    }
+
+    /// A worker is through, and everything it pushed is replicated. The last one gets what to tell the coordinator.
+    fn leave(&self, tally: Tally) -> Option<Vec<(Lease, u64, f64)>> {
+        let mut open = self.open();
+        open.tally.examples += tally.examples;
+        open.tally.loss += tally.loss;
+        open.workers -= 1;
+        if open.workers > 0 {
+            return None;
+        }
+        let (leases, tally) = (std::mem::take(&mut open.leases), open.tally);
+        let rows: Vec<u64> = match &self.rows {
+            GroupRows::Mixed(mix) => mix.rows().map(|rows| rows as u64).collect(),
+            GroupRows::InPieces(_) => vec![tally.examples],
+        };
+        // Less than all rows: the rest is learnt from where the blocks are now.
+        if leases.iter().all(Lease::is_lost) {
+            return None;
+        }
+        // Losses are summed over minibatches of mixed rows; each block gets the share of its rows.
+        let each = tally.mean().unwrap_or(0.0);
+        Some(leases.into_iter().zip(rows).map(|(lease, rows)| (lease, rows, each * rows as f64)).collect())
+    }
 }
 
 impl JobTraining<'_> {
@@ -59,17 +122,19 @@ impl JobTraining<'_> {
     pub fn run(&self, evaluate: impl Fn(Totals) -> Result<String, LrError>) -> Result<String, LrError> {
         let stop = AtomicBool::new(false);
         let result = thread::scope(|scope| {
-            let (give, take) = bounded(1);
             let mut workers = Vec::with_capacity(self.config.workers);
+            let mut gives = Vec::with_capacity(self.config.workers);
             for index in 0..self.config.workers {
-                let (take, stop) = (take.clone(), &stop);
+                let (give, take) = bounded(1);
+                let stop = &stop;
                 let run = move || self.work(&take, stop).inspect_err(|_| stop.store(true, Ordering::Relaxed));
                 let spawned = thread::Builder::new().name(format!("worker-{index}")).spawn_scoped(scope, run);
                 workers.push(spawned.map_err(LrError::Thread)?);
+                gives.push(give);
             }
-            drop(take);
-            let fed = self.feed(&give, &stop, &evaluate).inspect_err(|_| stop.store(true, Ordering::Relaxed));
-            drop(give);
+            let fed =
+                self.feed(&gives, &stop, &evaluate).inspect_err(|_| stop.store(true, Ordering::Relaxed));
+            drop(gives);
             let worked = workers
                 .into_iter()
                 .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -90,27 +155,25 @@ impl JobTraining<'_> {
     /// Does what the coordinator says; blocks go to the workers. No report when `stop` was raised.
     fn feed(
         &self,
-        give: &Sender<Work>,
+        gives: &[Sender<Arc<Group>>],
         stop: &AtomicBool,
         evaluate: &impl Fn(Totals) -> Result<String, LrError>,
     ) -> Result<Option<String>, LrError> {
         let mut pause = FIRST_PAUSE;
         let mut shown = None;
         while !stop.load(Ordering::Relaxed) {
-            let assignment = self.job.next()?;
+            let assignment = self.job.next(MOST_BLOCKS)?;
             if !matches!(assignment, Assignment::Wait) {
                 pause = FIRST_PAUSE;
             }
             match assignment {
-                Assignment::Block { lease, epoch, block } => {
+                Assignment::Blocks { epoch, blocks } => {
                     if shown < Some(epoch) {
                         let name = format!("epoch {}/{}", epoch + 1, self.config.epochs);
                         self.progress.begin(name, "examples", None);
                         shown = Some(epoch);
                     }
-                    let rows = self.blocks.open(block, epoch, &|| lease.touch())?;
-                    lease.keep();
-                    if give.send(Work { lease, rows }).is_err() {
+                    if !self.give(gives, epoch, blocks)? {
                         return Ok(None);
                     }
                 }
@@ -120,7 +183,7 @@ impl JobTraining<'_> {
                             open(self.cluster, &table_of(self.job.id()), &self.config.solver)?;
                         restore(&session, &table, model)?;
                     }
-                    lease.done(0, 0.0)?;
+                    lease.prepared()?;
                 }
                 Assignment::Evaluate(lease, totals) => lease.report(evaluate(totals)?)?,
                 Assignment::Finished(report) => return Ok(Some(report)),
@@ -133,14 +196,58 @@ impl JobTraining<'_> {
         Ok(None)
     }
 
-    /// Learns from blocks until there are no more.
-    fn work(&self, take: &Receiver<Work>, stop: &AtomicBool) -> Result<(), LrError> {
+    /// Reads blocks and gives them to the workers, as many together as memory allows; false when no worker takes any.
+    fn give(
+        &self,
+        gives: &[Sender<Arc<Group>>],
+        epoch: u32,
+        blocks: Vec<(Lease, u32)>,
+    ) -> Result<bool, LrError> {
+        let (mut leases, mut parts, mut bytes, mut first) = (Vec::new(), Vec::new(), 0, None);
+        let send = |rows, leases| {
+            let open = Mutex::new(Open { leases, workers: gives.len(), tally: Tally::default() });
+            let group = Arc::new(Group { rows, open });
+            gives.iter().all(|give| give.send(Arc::clone(&group)).is_ok())
+        };
+        for (lease, block) in blocks {
+            let opened = self.blocks.open(block, epoch, &|| lease.touch())?;
+            // Until its turn comes.
+            lease.keep();
+            match opened {
+                Block::Whole(rows) => {
+                    bytes += rows.bytes();
+                    first = first.or(Some(block));
+                    leases.push(lease);
+                    parts.push(rows);
+                }
+                Block::Pieces(pieces) => {
+                    if !send(GroupRows::InPieces(Mutex::new(pieces)), vec![lease]) {
+                        return Ok(false);
+                    }
+                }
+            }
+            if bytes > self.blocks.mix_bytes() {
+                let mix =
+                    self.blocks.mix(std::mem::take(&mut parts), epoch, first.take().unwrap_or(block))?;
+                bytes = 0;
+                if !send(GroupRows::Mixed(mix), std::mem::take(&mut leases)) {
+                    return Ok(false);
+                }
+            }
+        }
+        let Some(first) = first else { return Ok(true) };
+        let mix = self.blocks.mix(parts, epoch, first)?;
+        Ok(send(GroupRows::Mixed(mix), leases))
+    }
+
+    /// Learns from groups of blocks until there are no more.
+    fn work(&self, take: &Receiver<Arc<Group>>, stop: &AtomicBool) -> Result<(), LrError> {
         let pace = Pace::default();
         let mut worker = None;
         loop {
             let patience = if worker.is_some() { IDLE } else { Duration::MAX };
-            let Work { lease, mut rows } = match take.recv_timeout(patience) {
-                Ok(work) => work,
+            let group = match take.recv_timeout(patience) {
+                Ok(group) => group,
                 Err(RecvTimeoutError::Timeout) => {
                     // Ends its session, and with it the others' waiting for its clock.
                     worker = None;
@@ -155,17 +262,13 @@ impl JobTraining<'_> {
                     none.insert(Worker::new(self.config, &pace, session, table))
                 }
             };
-            let next = |examples: &mut _| {
-                lease.touch();
-                // Another has the block by now: the rest is learnt from there.
-                if lease.is_lost() { Ok(false) } else { rows.next_into(self.config.minibatch, examples) }
-            };
+            let next = |examples: &mut _| group.next_into(self.config.minibatch, examples);
             let tally = worker.block(next, self.progress, stop)?;
             if stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            if !lease.is_lost() {
-                lease.done(tally.examples, tally.loss)?;
+            if let Some(done) = group.leave(tally) {
+                self.job.done(done)?;
             }
         }
     }

@@ -137,8 +137,8 @@ fn blocks_of_a_process_that_left_are_learnt_from_by_another() {
     let other = Process::join(&cluster, &path, &config, None);
     let mut leases = Vec::new();
     for _ in 0..5 {
-        let Assignment::Block { lease, .. } = lost.job.next().unwrap() else { panic!("there are blocks") };
-        leases.push(lease);
+        let Assignment::Blocks { blocks, .. } = lost.job.next(3).unwrap() else { panic!("there are blocks") };
+        leases.extend(blocks);
     }
     drop(lost);
     assert_eq!(other.run().unwrap(), "3000 1000");

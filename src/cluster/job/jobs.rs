@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::error::JobError;
-use super::message::{JobAnswer, JobId, JobRequest, JobStatus, LeaseId, MemberId, Task};
+use super::message::{BlockTally, JobAnswer, JobId, JobRequest, JobStatus, LeaseId, MemberId, Task};
 use super::run::{Joining, Run};
 use super::spec::{JobPlan, JobSpec, check_name, malformed};
 
@@ -108,21 +108,29 @@ impl Jobs {
                 let joining = Joining { threads, part, token };
                 (self.join(job, spec, plan, joining, now_ms)?, Durability::First)
             }
-            JobRequest::Next { job, member } => {
-                let lease = LeaseId(self.last_id + 1);
-                let task = self.run(job, member, now_ms)?.next(member, lease, until_ms);
-                let given = matches!(task, Task::Prepare { .. } | Task::Block { .. } | Task::Evaluate { .. });
-                self.last_id += u64::from(given);
-                (JobAnswer::Task(task), if given { Durability::Soon } else { Durability::None })
+            JobRequest::Next { job, member, most } => {
+                let first = LeaseId(self.last_id + 1);
+                let task = self.run(job, member, now_ms)?.next(member, first, most, until_ms);
+                let given = match &task {
+                    Task::Prepare { .. } | Task::Evaluate { .. } => 1,
+                    Task::Blocks { blocks, .. } => blocks.len() as u64,
+                    Task::Wait { .. } | Task::Finished { .. } | Task::Failed { .. } => 0,
+                };
+                self.last_id += given;
+                (JobAnswer::Task(task), if given > 0 { Durability::Soon } else { Durability::None })
             }
             JobRequest::Renew { job, member, leases } => {
                 let run = self.run(job, member, now_ms)?;
                 let lost = leases.into_iter().filter(|&lease| !run.renew(member, lease, until_ms)).collect();
                 (JobAnswer::Renewed { lost }, Durability::None)
             }
-            JobRequest::Done { job, member, lease, tally } => {
-                let counted = self.run(job, member, now_ms)?.done(member, lease, tally, now_ms)?;
-                (JobAnswer::Noted { counted }, if counted { Durability::Soon } else { Durability::None })
+            JobRequest::Done { job, member, done } => {
+                let run = self.run(job, member, now_ms)?;
+                check_tallies(&done)?;
+                let counted =
+                    done.into_iter().filter(|(lease, tally)| run.done(member, *lease, *tally, now_ms));
+                let counted = counted.count() as u32;
+                (JobAnswer::Noted { counted }, if counted > 0 { Durability::Soon } else { Durability::None })
             }
             JobRequest::Report { job, member, lease, report } => {
                 check_length(&report)?;
@@ -136,7 +144,7 @@ impl Jobs {
             }
             JobRequest::Leave { job, member } => {
                 self.run(job, member, now_ms)?.leave(member);
-                (JobAnswer::Noted { counted: true }, Durability::Soon)
+                (JobAnswer::Noted { counted: 1 }, Durability::Soon)
             }
         })
     }
@@ -225,7 +233,8 @@ impl Jobs {
                 self.forget(self.over[0]);
             }
         }
-        (JobAnswer::Noted { counted }, if counted { Durability::First } else { Durability::None })
+        let durability = if counted { Durability::First } else { Durability::None };
+        (JobAnswer::Noted { counted: u32::from(counted) }, durability)
     }
 
     fn forget(&mut self, job: JobId) {
@@ -233,6 +242,16 @@ impl Jobs {
         self.over.retain(|over| *over != job);
         self.forgotten.push(job);
     }
+}
+
+fn check_tallies(done: &[(LeaseId, BlockTally)]) -> Result<(), JobError> {
+    // Far above any data, and sums of them stay exact and finite.
+    let wrong =
+        |tally: &BlockTally| tally.examples > 1 << 48 || !(tally.loss.is_finite() && tally.loss >= 0.0);
+    if done.iter().any(|(_, tally)| wrong(tally)) {
+        return Err(malformed("a tally that no block can have"));
+    }
+    Ok(())
 }
 
 fn check_length(text: &str) -> Result<(), JobError> {

@@ -64,6 +64,8 @@ pub enum JobRequest {
         job: JobId,
         /// Who asks.
         member: MemberId,
+        /// Blocks to take at most; it gets no more than a fair share.
+        most: u32,
     },
     /// Say that one lives, and which leases make progress.
     Renew {
@@ -74,16 +76,14 @@ pub enum JobRequest {
         /// Leases to go on with.
         leases: Vec<LeaseId>,
     },
-    /// A task is done, and everything that was pushed for it is replicated.
+    /// Tasks are done, and everything that was pushed for them is replicated.
     Done {
         /// The job.
         job: JobId,
         /// Who did it.
         member: MemberId,
-        /// Under which lease.
-        lease: LeaseId,
-        /// What the block added up to; nothing for other tasks.
-        tally: BlockTally,
+        /// Under which lease, and what the block added up to; nothing for other tasks.
+        done: Vec<(LeaseId, BlockTally)>,
     },
     /// The evaluation is done; this ends the job.
     Report {
@@ -159,10 +159,10 @@ pub enum JobAnswer {
         /// Leases lost.
         lost: Vec<LeaseId>,
     },
-    /// Noted; whether it counted (J2).
+    /// Noted.
     Noted {
-        /// False for what came too late.
-        counted: bool,
+        /// How much of it counted: what comes too late does not (J2).
+        counted: u32,
     },
     /// Nothing changed.
     Refused(JobError),
@@ -177,14 +177,12 @@ pub enum Task {
         /// The lease.
         lease: LeaseId,
     },
-    /// Learn from a block.
-    Block {
-        /// The lease.
-        lease: LeaseId,
+    /// Learn from blocks.
+    Blocks {
         /// Which pass, from 0.
         epoch: u32,
-        /// Which block, from 0.
-        block: u32,
+        /// Leases, and the blocks they are for, from 0; in the order of the epoch.
+        blocks: Vec<(LeaseId, u32)>,
     },
     /// Every block is done: score the model and report.
     Evaluate {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::JobError;
 use super::message::{BlockTally, JobId, JobPhase, JobStatus, LeaseId, MemberId, Task, Totals};
-use super::spec::{JobPlan, JobSpec, Part, malformed, place};
+use super::spec::{JobPlan, JobSpec, Part, place};
 
 /// Epochs with blocks given out at a time (J3).
 const OPEN_EPOCHS: usize = 2;
@@ -211,37 +211,41 @@ impl Run {
         self.open.iter_mut().flat_map(|epoch| epoch.slots.iter_mut()).chain(phase)
     }
 
-    /// Finds a task for `member`; `lease` is used up when one is given.
-    pub(super) fn next(&mut self, member: MemberId, lease: LeaseId, until_ms: u64) -> Task {
-        let taken = Slot::Leased { lease, member, until_ms };
+    /// Finds a task for `member`, of at most `most` blocks; leases are numbered from `first`.
+    pub(super) fn next(&mut self, member: MemberId, first: LeaseId, most: u32, until_ms: u64) -> Task {
+        let taken = |lease| Slot::Leased { lease, member, until_ms };
         let totals = self.totals_now();
         match &mut self.phase {
             Phase::Finished { report } => return Task::Finished { report: report.clone() },
             Phase::Failed { reason } => return Task::Failed { reason: reason.clone() },
             Phase::Prepare(slot @ Slot::Free { .. }) => {
-                *slot = taken;
+                *slot = taken(first);
                 self.signs += 1;
-                return Task::Prepare { lease };
+                return Task::Prepare { lease: first };
             }
             Phase::Evaluate(slot @ Slot::Free { .. }) => {
-                *slot = taken;
+                *slot = taken(first);
                 self.signs += 1;
-                return Task::Evaluate { lease, totals };
+                return Task::Evaluate { lease: first, totals };
             }
             Phase::Prepare(_) | Phase::Evaluate(_) => {}
             Phase::Train => {
-                if let Some((at, block)) = self.pick(member) {
-                    self.open[at].slots[block as usize] = taken;
+                if let Some((at, picked)) = self.pick(member, most) {
+                    let leases = (first.0..).map(LeaseId);
+                    let blocks: Vec<(LeaseId, u32)> = leases.zip(picked).collect();
+                    for (lease, block) in &blocks {
+                        self.open[at].slots[*block as usize] = taken(*lease);
+                    }
                     self.signs += 1;
-                    return Task::Block { lease, epoch: self.first_open + at as u32, block };
+                    return Task::Blocks { epoch: self.first_open + at as u32, blocks };
                 }
             }
         }
         Task::Wait { signs: self.signs, missing: self.missing_part() }
     }
 
-    /// An open epoch and a block in it for `member`; opens the next epoch when it may (J3).
-    fn pick(&mut self, member: MemberId) -> Option<(usize, u32)> {
+    /// An open epoch and blocks in it for `member`; opens the next epoch when it may (J3).
+    fn pick(&mut self, member: MemberId, most: u32) -> Option<(usize, Vec<u32>)> {
         let part = self.members.get(&member)?.part;
         for at in 0..OPEN_EPOCHS {
             let epoch = self.first_open + at as u32;
@@ -257,17 +261,25 @@ impl Run {
                 let mine = part.is_none_or(|part| part.has(block));
                 (mine && matches!(slot, Slot::Free { .. })).then_some(block)
             };
-            let best = self.open[at]
-                .slots
-                .iter()
-                .enumerate()
-                .filter_map(free)
-                .min_by_key(|&block| (self.distance(member, block), place(self.spec.seed, epoch, block)));
-            if let Some(block) = best {
-                return Some((at, block));
+            let mut free: Vec<u32> = self.open[at].slots.iter().enumerate().filter_map(free).collect();
+            if !free.is_empty() {
+                let count = self.share(free.len()).min(most.max(1) as usize);
+                let order = |block| place(self.spec.seed, epoch, block);
+                free.sort_unstable_by_key(|&block| (self.distance(member, block), order(block)));
+                free.truncate(count);
+                free.sort_unstable_by_key(|&block| order(block));
+                return Some((at, free));
             }
         }
         None
+    }
+
+    /// How many of `free` blocks one process may take at once. Many, for rows of distant blocks to mix; fewer as an
+    /// epoch comes to its end, for all processes to end it together; never so few that they no longer mix.
+    fn share(&self, free: usize) -> usize {
+        let live = self.members.values().filter(|member| member.seen_ms.is_some()).count().max(1);
+        let least = self.plan.blocks as usize / (8 * live);
+        free.div_ceil(2 * live).max(least).max(1)
     }
 
     /// Blocks stay with who has them in memory; those of nobody that lives come next, then those of others.
@@ -303,24 +315,14 @@ impl Run {
     }
 
     /// Notes a task as done; whether it counts (J2).
-    pub(super) fn done(
-        &mut self,
-        member: MemberId,
-        lease: LeaseId,
-        tally: BlockTally,
-        now_ms: u64,
-    ) -> Result<bool, JobError> {
-        // Far above any data, and sums of them stay exact and finite.
-        if tally.examples > 1 << 48 || !(tally.loss.is_finite() && tally.loss >= 0.0) {
-            return Err(malformed("a tally that no block can have"));
-        }
+    pub(super) fn done(&mut self, member: MemberId, lease: LeaseId, tally: BlockTally, now_ms: u64) -> bool {
         self.signs += 1;
         if let Phase::Prepare(slot) = &self.phase {
             let counts = slot.is_under(lease);
             if counts {
                 self.phase = Phase::Train;
             }
-            return Ok(counts);
+            return counts;
         }
         for epoch in &mut self.open {
             let Some(block) = epoch.slots.iter().position(|slot| slot.is_under(lease)) else { continue };
@@ -332,9 +334,9 @@ impl Run {
             self.totals.all.examples += tally.examples;
             self.totals.all.loss += tally.loss;
             self.close_epochs();
-            return Ok(true);
+            return true;
         }
-        Ok(false)
+        false
     }
 
     fn close_epochs(&mut self) {

@@ -43,7 +43,11 @@ fn join(jobs: &mut Jobs, now_ms: u64, spec: &JobSpec, plan: JobPlan) -> (JobId, 
 }
 
 fn next(jobs: &mut Jobs, now_ms: u64, (job, member): (JobId, MemberId)) -> Task {
-    match ask(jobs, now_ms, JobRequest::Next { job, member }) {
+    some(jobs, now_ms, (job, member), 1)
+}
+
+fn some(jobs: &mut Jobs, now_ms: u64, (job, member): (JobId, MemberId), most: u32) -> Task {
+    match ask(jobs, now_ms, JobRequest::Next { job, member, most }) {
         JobAnswer::Task(task) => task,
         other => panic!("{other:?}"),
     }
@@ -51,15 +55,15 @@ fn next(jobs: &mut Jobs, now_ms: u64, (job, member): (JobId, MemberId)) -> Task 
 
 fn block(jobs: &mut Jobs, now_ms: u64, who: (JobId, MemberId)) -> (LeaseId, u32, u32) {
     match next(jobs, now_ms, who) {
-        Task::Block { lease, epoch, block } => (lease, epoch, block),
+        Task::Blocks { epoch, blocks } => (blocks[0].0, epoch, blocks[0].1),
         other => panic!("{other:?}"),
     }
 }
 
 fn done(jobs: &mut Jobs, now_ms: u64, (job, member): (JobId, MemberId), lease: LeaseId) -> bool {
     let tally = BlockTally { examples: 10, loss: 5.0 };
-    match ask(jobs, now_ms, JobRequest::Done { job, member, lease, tally }) {
-        JobAnswer::Noted { counted } => counted,
+    match ask(jobs, now_ms, JobRequest::Done { job, member, done: vec![(lease, tally)] }) {
+        JobAnswer::Noted { counted } => counted == 1,
         other => panic!("{other:?}"),
     }
 }
@@ -79,7 +83,7 @@ fn report(
     text: &str,
 ) -> bool {
     match ask(jobs, now_ms, JobRequest::Report { job, member, lease, report: text.to_owned() }) {
-        JobAnswer::Noted { counted } => counted,
+        JobAnswer::Noted { counted } => counted == 1,
         other => panic!("{other:?}"),
     }
 }
@@ -88,7 +92,8 @@ fn report(
 fn finish(jobs: &mut Jobs, now_ms: u64, who: (JobId, MemberId)) -> Totals {
     loop {
         match next(jobs, now_ms, who) {
-            Task::Block { lease, .. } | Task::Prepare { lease } => assert!(done(jobs, now_ms, who, lease)),
+            Task::Prepare { lease } => assert!(done(jobs, now_ms, who, lease)),
+            Task::Blocks { blocks, .. } => assert!(done(jobs, now_ms, who, blocks[0].0)),
             Task::Evaluate { lease, totals } => {
                 assert!(report(jobs, now_ms, who, lease, "figures"));
                 return totals;
@@ -135,6 +140,38 @@ fn the_order_of_blocks_is_another_one_each_epoch_and_that_of_the_data_without_a_
     let (one, two) = (order(Some(1)), order(Some(2)));
     assert!(one[..20] != one[20..] && one != two && one == order(Some(1)));
     assert_eq!(order(None), (0..20).chain(0..20).collect::<Vec<u32>>());
+}
+
+#[test]
+fn many_blocks_go_out_at_once_and_fewer_towards_the_end_of_an_epoch() {
+    let mut jobs = Jobs::new(config());
+    let one = join(&mut jobs, 0, &spec(2), plan(64));
+    join(&mut jobs, 0, &spec(2), plan(64));
+    let mut counts = Vec::new();
+    let mut seen = BTreeSet::new();
+    while seen.len() < 64 {
+        let Task::Blocks { epoch: 0, blocks } = some(&mut jobs, 0, one, 1000) else { panic!() };
+        counts.push(blocks.len());
+        assert!(blocks.iter().all(|(_, block)| seen.insert(*block)));
+    }
+    assert_eq!(counts, [16, 12, 9, 7, 5, 4, 4, 4, 3]);
+    let Task::Blocks { epoch: 1, blocks } = some(&mut jobs, 0, one, 5) else { panic!() };
+    assert_eq!(blocks.len(), 5, "no more than asked for");
+}
+
+#[test]
+fn a_block_stays_with_who_learnt_from_it_before() {
+    let mut jobs = Jobs::new(config());
+    let who = [join(&mut jobs, 0, &spec(2), plan(20)), join(&mut jobs, 0, &spec(2), plan(20))];
+    let mut epochs = [[BTreeSet::new(), BTreeSet::new()], [BTreeSet::new(), BTreeSet::new()]];
+    for _ in 0..20 {
+        for (at, who) in who.into_iter().enumerate() {
+            let (lease, epoch, block) = block(&mut jobs, 0, who);
+            epochs[epoch as usize][at].insert(block);
+            done(&mut jobs, 0, who, lease);
+        }
+    }
+    assert_eq!(epochs[0], epochs[1]);
 }
 
 #[test]
@@ -279,9 +316,9 @@ fn fixed_shares_wait_for_each_other_and_say_which_is_missing() {
     let mut blocks = Vec::new();
     let signs = loop {
         match next(&mut jobs, 0, one) {
-            Task::Block { lease, epoch, block } => {
-                blocks.push((epoch, block));
-                done(&mut jobs, 0, one, lease);
+            Task::Blocks { epoch, blocks: given } => {
+                blocks.push((epoch, given[0].1));
+                done(&mut jobs, 0, one, given[0].0);
             }
             Task::Wait { missing, signs } => {
                 assert_eq!(missing, part(2));
@@ -304,7 +341,7 @@ fn fixed_shares_wait_for_each_other_and_say_which_is_missing() {
     while !over {
         for who in [one, two] {
             match next(&mut jobs, 9, who) {
-                Task::Block { lease, .. } => assert!(done(&mut jobs, 9, who, lease)),
+                Task::Blocks { blocks, .. } => assert!(done(&mut jobs, 9, who, blocks[0].0)),
                 Task::Evaluate { lease, totals } => {
                     assert_eq!(totals.all.examples, 3 * 4 * 10);
                     over = report(&mut jobs, 9, who, lease, "figures");
@@ -323,7 +360,7 @@ fn a_part_whose_process_was_lost_may_be_another_s() {
     let JobAnswer::Joined { job, member, .. } = join_as(&mut jobs, 0, &spec(1), plan, part) else { panic!() };
     let anew = join_as(&mut jobs, LEASE_MS + 1, &spec(1), plan, part);
     assert!(matches!(anew, JobAnswer::Joined { .. }));
-    let back = ask(&mut jobs, LEASE_MS + 1, JobRequest::Next { job, member });
+    let back = ask(&mut jobs, LEASE_MS + 1, JobRequest::Next { job, member, most: 1 });
     assert!(matches!(back, JobAnswer::Refused(JobError::PartTaken { .. })));
 }
 
@@ -354,7 +391,7 @@ fn the_oldest_job_that_is_over_is_forgotten() {
     }
     assert_eq!(jobs.take_forgotten(), [ids[0].0, ids[1].0]);
     assert_eq!(jobs.take_forgotten(), []);
-    let gone = ask(&mut jobs, 0, JobRequest::Next { job: ids[0].0, member: ids[0].1 });
+    let gone = ask(&mut jobs, 0, JobRequest::Next { job: ids[0].0, member: ids[0].1, most: 1 });
     assert_eq!(gone, JobAnswer::Refused(JobError::NoJob { job: ids[0].0 }));
 }
 
@@ -374,7 +411,7 @@ fn wrong_requests_change_nothing() {
     };
     let bad = |examples, loss| {
         let tally = BlockTally { examples, loss };
-        JobRequest::Done { job: who.0, member: who.1, lease, tally }
+        JobRequest::Done { job: who.0, member: who.1, done: vec![(lease, tally)] }
     };
     let wrong = [
         join(spec(0), plan(1), None, "a"),
@@ -387,7 +424,7 @@ fn wrong_requests_change_nothing() {
         bad(1, f64::NAN),
         bad(1, -1.0),
         bad(u64::MAX, 1.0),
-        JobRequest::Next { job: who.0, member: MemberId(999) },
+        JobRequest::Next { job: who.0, member: MemberId(999), most: 1 },
         JobRequest::Fail { job: who.0, member: who.1, reason: "x".repeat(2 << 20) },
     ];
     for request in wrong {
@@ -422,7 +459,7 @@ struct Held {
 #[derive(Clone, Debug)]
 enum Step {
     Join,
-    Next(usize),
+    Next(usize, u32),
     Done(usize),
     Renew(usize),
     Leave(usize),
@@ -436,7 +473,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let who = 0usize..8;
     let step = prop_oneof![
         1 => Just(Step::Join),
-        6 => who.clone().prop_map(Step::Next),
+        6 => (who.clone(), 1u32..5).prop_map(|(who, most)| Step::Next(who, most)),
         6 => who.clone().prop_map(Step::Done),
         2 => who.clone().prop_map(Step::Renew),
         1 => who.prop_map(Step::Leave),
@@ -468,10 +505,10 @@ proptest! {
                     // A join is durable before it is answered.
                     saved = save(&jobs, &counted);
                 }
-                Step::Next(at) if !members.is_empty() => {
+                Step::Next(at, most) if !members.is_empty() => {
                     let member = members[at % members.len()];
-                    match next(&mut jobs, now, member) {
-                        Task::Block { lease, epoch, block } => {
+                    match some(&mut jobs, now, member, most) {
+                        Task::Blocks { epoch, blocks: given } => for (lease, block) in given {
                             prop_assert!(leases.insert(lease), "J5: lease {lease} was given twice");
                             let clash = held.iter().find(|h| h.task == (epoch, block) && h.until_ms > now);
                             prop_assert!(clash.is_none(), "J1: {clash:?} at {now}");

@@ -6,11 +6,13 @@
 //!
 //! - B1 each line of the sources is in exactly one block; a csv header is before the lines of each.
 //! - B2 the same sources and [`Blocks::cut`] settings give the same blocks on every machine.
-//! - B3 the rows of a block come in an order that seed, epoch and block fix; the same rows whenever it is read.
+//! - B3 a block has the same rows in every epoch and for every reader; the rows of several together ([`Mix`]) come in an
+//!   order that seed, epoch and the first of them fix. Rows of one stretch of a file are often alike, and a minibatch of
+//!   them teaches badly: on flights, in time order, one epoch by single blocks reaches a log loss of 0.488, mixed 0.46.
 //! - B4 a fault names file, line and column as if the file had been read whole.
 //!
 //! Absent on purpose: quoted csv cells that go over a line end where a block ends (a fault says what to do), standard
-//! input, pipes. Any thread may read any block; a [`BlockRows`] belongs to one.
+//! input, pipes. Any thread may read any block; workers share a [`Mix`].
 
 mod cut;
 mod describe;
@@ -21,11 +23,13 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::keys::mix;
+use super::shuffle::Rng;
 use super::{DataError, Examples, Format, Limits, Source};
 use cut::Range;
 pub use describe::{SourceShape, block_bytes_for, describe};
-pub use read::BlockRows;
 use read::Unread;
+pub use read::{Block, Mix, Pieces};
 
 /// Most bytes of a block's examples that are shuffled together, whatever the memory.
 const MOST_CHUNK_BYTES: usize = 256 << 20;
@@ -80,37 +84,55 @@ impl Blocks {
         self.ranges.len()
     }
 
-    /// Opens block `block` in the order of `epoch`; its rows are read, at least as many as are shuffled together.
-    /// `on_progress` is called now and then.
+    /// Reads block `block`, in the order of the file; one that is too large to hold comes as a reader of its pieces, each
+    /// in an order of `epoch`. `on_progress` is called now and then.
     ///
     /// Panics when there is no such block.
     ///
     /// # Errors
-    /// [`DataError`]: what is wrong before the first row, or among those read by now.
-    pub fn open(&self, block: u32, epoch: u32, on_progress: &dyn Fn()) -> Result<BlockRows, DataError> {
-        let order = self.limits.shuffle.then(|| read::order_of(self.limits.seed, epoch, block));
+    /// [`DataError`]: what is wrong in the rows read by now.
+    pub fn open(&self, block: u32, epoch: u32, on_progress: &dyn Fn()) -> Result<Block, DataError> {
         if let Some(rows) = self.kept().blocks.get(&block) {
-            return BlockRows::whole(Arc::clone(rows), order);
+            return Ok(Block::Whole(Arc::clone(rows)));
         }
         let range = &self.ranges[block as usize];
-        let Some(stream) = range.stream(&self.format)? else {
-            return BlockRows::whole(Arc::default(), order);
-        };
+        let Some(stream) = range.stream(&self.format)? else { return Ok(Block::Whole(Arc::default())) };
         let rest = Unread {
             range: range.clone(),
             format: self.format.clone(),
             stream,
             chunk_bytes: self.chunk_bytes,
         };
-        let rows = BlockRows::read(rest, order, on_progress)?;
-        if let Some(whole) = rows.is_whole() {
+        let opened = rest.open(self.rng(epoch, block), on_progress)?;
+        if let Block::Whole(rows) = &opened {
             let mut kept = self.kept();
-            let bytes = kept.bytes + whole.bytes();
-            if bytes <= self.limits.memory_bytes / 4 * 3 && kept.blocks.insert(block, whole).is_none() {
+            let bytes = kept.bytes + rows.bytes();
+            if bytes <= self.limits.memory_bytes / 4 * 3
+                && kept.blocks.insert(block, Arc::clone(rows)).is_none()
+            {
                 kept.bytes = bytes;
             }
         }
-        Ok(rows)
+        Ok(opened)
+    }
+
+    /// The rows of `blocks` together, in an order that seed, epoch and the first block fix.
+    ///
+    /// # Errors
+    /// [`DataError::TooManyRows`].
+    pub fn mix(&self, blocks: Vec<Arc<Examples>>, epoch: u32, first: u32) -> Result<Mix, DataError> {
+        Mix::new(blocks, self.rng(epoch, first))
+    }
+
+    /// Bytes of blocks that may be held at once beside those that are kept.
+    #[must_use]
+    pub fn mix_bytes(&self) -> usize {
+        self.chunk_bytes
+    }
+
+    fn rng(&self, epoch: u32, block: u32) -> Option<Rng> {
+        let seed = self.limits.seed ^ mix(u64::from(block) + 1);
+        self.limits.shuffle.then(|| Rng::new(seed, u64::from(epoch)))
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {

@@ -1,28 +1,68 @@
-//! The rows of a block, in the order of an epoch.
+//! The rows of blocks, in the order of an epoch.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::cut::Range;
-use crate::data::keys::mix;
 use crate::data::shuffle::{Rng, fill_order};
 use crate::data::{DataError, Examples, Format, Stream};
 
-/// The order of the rows of one block in one epoch.
-pub(super) fn order_of(seed: u64, epoch: u32, block: u32) -> Rng {
-    Rng::new(seed ^ mix(u64::from(block) + 1), u64::from(epoch))
+/// A block that was read.
+pub enum Block {
+    /// All of its rows, in the order of the file.
+    Whole(Arc<Examples>),
+    /// It is too large to hold.
+    Pieces(Pieces),
 }
 
-/// A block that is being learnt from. A block larger than what is shuffled together comes in pieces, each in an order of
-/// its own.
-pub struct BlockRows {
-    piece: Arc<Examples>,
+/// The rows of some blocks, shared by workers that each take the next minibatch.
+pub struct Mix {
+    blocks: Vec<Arc<Examples>>,
+    /// Block and row, in the order of dealing.
+    order: Vec<(u32, u32)>,
+    /// Rows dealt. Relaxed: nothing else is published through it.
+    dealt: AtomicUsize,
+}
+
+impl Mix {
+    pub(super) fn new(blocks: Vec<Arc<Examples>>, rng: Option<Rng>) -> Result<Self, DataError> {
+        let rows: usize = blocks.iter().map(|block| block.len()).sum();
+        if u32::try_from(rows).is_err() {
+            return Err(DataError::TooManyRows { rows });
+        }
+        let mut order = Vec::with_capacity(rows);
+        for (at, block) in blocks.iter().enumerate() {
+            order.extend((0..block.len() as u32).map(|row| (at as u32, row)));
+        }
+        if let Some(mut rng) = rng {
+            rng.shuffle(&mut order);
+        }
+        Ok(Self { blocks, order, dealt: AtomicUsize::new(0) })
+    }
+
+    /// Replaces `out` by the next `rows` rows, or by what is left, reusing its memory; false at the end.
+    pub fn next_into(&self, rows: usize, out: &mut Examples) -> bool {
+        out.clear();
+        let start = self.dealt.fetch_add(rows, Ordering::Relaxed).min(self.order.len());
+        for &(block, row) in &self.order[start..self.order.len().min(start + rows)] {
+            out.push_from(&self.blocks[block as usize], row as usize);
+        }
+        !out.is_empty()
+    }
+
+    /// Rows of each block.
+    pub fn rows(&self) -> impl Iterator<Item = usize> {
+        self.blocks.iter().map(|block| block.len())
+    }
+}
+
+/// A block that is read while it is learnt from: each piece in an order of its own.
+pub struct Pieces {
+    piece: Examples,
     order: Vec<u32>,
     dealt: usize,
     rng: Option<Rng>,
-    /// What comes after this piece.
     rest: Option<Unread>,
-    /// There was more than this piece at some time.
-    in_pieces: bool,
 }
 
 /// What is not read yet.
@@ -33,26 +73,43 @@ pub(super) struct Unread {
     pub(super) chunk_bytes: usize,
 }
 
-impl BlockRows {
-    pub(super) fn whole(piece: Arc<Examples>, rng: Option<Rng>) -> Result<Self, DataError> {
-        let mut rows = Self { piece, order: Vec::new(), dealt: 0, rng, rest: None, in_pieces: false };
-        rows.deal_anew()?;
-        Ok(rows)
+impl Unread {
+    pub(super) fn open(mut self, rng: Option<Rng>, on_progress: &dyn Fn()) -> Result<Block, DataError> {
+        let mut piece = Examples::default();
+        if self.read(&mut piece, on_progress)? {
+            return Ok(Block::Whole(Arc::new(piece)));
+        }
+        let mut pieces = Pieces { piece, order: Vec::new(), dealt: 0, rng, rest: Some(self) };
+        pieces.deal_anew()?;
+        Ok(Block::Pieces(pieces))
     }
 
-    pub(super) fn read(rest: Unread, rng: Option<Rng>, on_progress: &dyn Fn()) -> Result<Self, DataError> {
-        let piece = Arc::default();
-        let mut rows = Self { piece, order: Vec::new(), dealt: 0, rng, rest: Some(rest), in_pieces: false };
-        rows.next_piece(on_progress)?;
-        rows.in_pieces = rows.rest.is_some();
-        Ok(rows)
+    /// Reads the next piece; true when it is the last.
+    fn read(&mut self, piece: &mut Examples, on_progress: &dyn Fn()) -> Result<bool, DataError> {
+        loop {
+            match self.stream.next() {
+                None => return Ok(true),
+                Some(Ok(block)) => {
+                    piece.append(&block);
+                    self.stream.recycle(block);
+                    on_progress();
+                    if piece.bytes() > self.chunk_bytes {
+                        return Ok(false);
+                    }
+                }
+                // Some lines of a file may be without examples; a whole file may not.
+                Some(Err(DataError::NoExamples { .. } | DataError::Empty { .. }))
+                    if !self.range.is_whole() =>
+                {
+                    return Ok(true);
+                }
+                Some(Err(error)) => return Err(self.range.located(error, &self.format)),
+            }
+        }
     }
+}
 
-    /// All rows, when they are in one piece.
-    pub(super) fn is_whole(&self) -> Option<Arc<Examples>> {
-        (!self.in_pieces).then(|| Arc::clone(&self.piece))
-    }
-
+impl Pieces {
     /// Replaces `out` by the next `rows` rows, or by what is left of a piece, reusing its memory; false at the end.
     ///
     /// # Errors
@@ -60,10 +117,12 @@ impl BlockRows {
     pub fn next_into(&mut self, rows: usize, out: &mut Examples) -> Result<bool, DataError> {
         out.clear();
         while self.dealt == self.order.len() {
-            if self.rest.is_none() {
-                return Ok(false);
+            let Some(rest) = &mut self.rest else { return Ok(false) };
+            self.piece.clear();
+            if rest.read(&mut self.piece, &|| ())? {
+                self.rest = None;
             }
-            self.next_piece(&|| ())?;
+            self.deal_anew()?;
         }
         let end = self.order.len().min(self.dealt.saturating_add(rows));
         for &row in &self.order[self.dealt..end] {
@@ -71,36 +130,6 @@ impl BlockRows {
         }
         self.dealt = end;
         Ok(true)
-    }
-
-    fn next_piece(&mut self, on_progress: &dyn Fn()) -> Result<(), DataError> {
-        let Some(rest) = &mut self.rest else { return Ok(()) };
-        let mut piece = Examples::default();
-        let ended = loop {
-            match rest.stream.next() {
-                None => break true,
-                Some(Ok(block)) => {
-                    piece.append(&block);
-                    rest.stream.recycle(block);
-                    on_progress();
-                    if piece.bytes() > rest.chunk_bytes {
-                        break false;
-                    }
-                }
-                // Some lines of a file may be without examples; a whole file may not.
-                Some(Err(DataError::NoExamples { .. } | DataError::Empty { .. }))
-                    if !rest.range.is_whole() =>
-                {
-                    break true;
-                }
-                Some(Err(error)) => return Err(rest.range.located(error, &rest.format)),
-            }
-        };
-        if ended {
-            self.rest = None;
-        }
-        self.piece = Arc::new(piece);
-        self.deal_anew()
     }
 
     fn deal_anew(&mut self) -> Result<(), DataError> {

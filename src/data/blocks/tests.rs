@@ -20,12 +20,21 @@ fn csv() -> Format {
     Format::Csv(FeatureSpec::new("late").unwrap().categorical("colour").numeric("size"))
 }
 
-/// Every row of a block.
+/// Every row of a block, in the order of an epoch.
 fn rows(blocks: &Blocks, block: u32, epoch: u32) -> Result<Examples, DataError> {
     let (mut all, mut some) = (Examples::default(), Examples::default());
-    let mut rows = blocks.open(block, epoch, &|| ())?;
-    while rows.next_into(7, &mut some)? {
-        all.append(&some);
+    match blocks.open(block, epoch, &|| ())? {
+        Block::Whole(whole) => {
+            let mix = blocks.mix(vec![whole], epoch, block)?;
+            while mix.next_into(7, &mut some) {
+                all.append(&some);
+            }
+        }
+        Block::Pieces(mut pieces) => {
+            while pieces.next_into(7, &mut some)? {
+                all.append(&some);
+            }
+        }
     }
     Ok(all)
 }
@@ -134,6 +143,30 @@ fn rows_come_in_an_order_of_their_own_for_each_epoch_and_block_whoever_reads() {
     let mut file_order = keys(&cut(&sources, Format::Libsvm, 4096), 1, 0);
     file_order.sort_unstable();
     assert_eq!(sorted, file_order);
+}
+
+#[test]
+fn a_mix_has_each_row_of_its_blocks_once_and_neighbours_are_not_of_one_block() {
+    let folder = tempfile::tempdir().unwrap();
+    let text: String = (0..5000).map(|i| format!("{} {i}:1\n", i % 2)).collect();
+    let sources = [file(folder.path(), "a", text)];
+    let limits = Limits { shuffle: true, ..limits() };
+    let blocks = Blocks::cut(&sources, Format::Libsvm, 4096, limits, 2).unwrap();
+    let mut keys = Vec::new();
+    let all = (0..blocks.count() as u32).map(|block| match blocks.open(block, 0, &|| ()).unwrap() {
+        Block::Whole(rows) => rows,
+        Block::Pieces(_) => panic!("it fits"),
+    });
+    let mix = blocks.mix(all.collect(), 0, 0).unwrap();
+    assert_eq!(mix.rows().sum::<usize>(), 5000);
+    let mut some = Examples::default();
+    while mix.next_into(999, &mut some) {
+        keys.extend_from_slice(some.rows.columns());
+    }
+    let near = keys.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) < 300).count();
+    assert!(near < 1000, "{near} of 4999 neighbours are from one stretch of the file");
+    keys.sort_unstable();
+    assert!(keys.into_iter().eq(0..5000));
 }
 
 #[test]
