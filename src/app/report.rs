@@ -121,6 +121,9 @@ pub struct TrainReport {
     /// Processes that took part in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processes: Option<u32>,
+    /// Blocks of it that were handed on: their process was lost, or late.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handed_on: Option<u64>,
 }
 
 /// The figures of a job: what all of its processes report alike. The one that evaluates gives them to the coordinator

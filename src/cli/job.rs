@@ -186,5 +186,6 @@ fn train_report(asked: &Asked, figures: JobFigures, job: String, cluster: &Clust
         recoveries: 0,
         job: Some(job),
         processes: Some(figures.processes),
+        handed_on: Some(figures.handed_on),
     }
 }

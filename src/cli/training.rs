@@ -96,6 +96,7 @@ impl Run {
             recoveries: 0,
             job: None,
             processes: None,
+            handed_on: None,
         }
     }
 }

@@ -127,8 +127,7 @@ impl Jobs {
             JobRequest::Done { job, member, done } => {
                 let run = self.run(job, member, now_ms)?;
                 check_tallies(&done)?;
-                let counted =
-                    done.into_iter().filter(|(lease, tally)| run.done(member, *lease, *tally, now_ms));
+                let counted = done.into_iter().filter(|(lease, tally)| run.done(*lease, *tally, now_ms));
                 let counted = counted.count() as u32;
                 (JobAnswer::Noted { counted }, if counted > 0 { Durability::Soon } else { Durability::None })
             }

@@ -79,7 +79,8 @@ pub(super) struct Run {
     /// The epochs that have blocks given out or done and are not done: `first_open..`.
     open: VecDeque<OpenEpoch>,
     first_open: u32,
-    /// Which member did a block last: it has the block in memory.
+    /// Which member was given a block last: it has the block in memory. Not who did it last, so that what one process
+    /// alone is given does not hang on how fast it is.
     homes: Vec<Option<MemberId>>,
     totals: Totals,
     /// Under coordinators before this one.
@@ -235,6 +236,7 @@ impl Run {
                     let blocks: Vec<(LeaseId, u32)> = leases.zip(picked).collect();
                     for (lease, block) in &blocks {
                         self.open[at].slots[*block as usize] = taken(*lease);
+                        self.homes[*block as usize] = Some(member);
                     }
                     self.signs += 1;
                     return Task::Blocks { epoch: self.first_open + at as u32, blocks };
@@ -278,7 +280,7 @@ impl Run {
     /// epoch comes to its end, for all processes to end it together; never so few that they no longer mix.
     fn share(&self, free: usize) -> usize {
         let live = self.members.values().filter(|member| member.seen_ms.is_some()).count().max(1);
-        let least = self.plan.blocks as usize / (8 * live);
+        let least = self.plan.blocks as usize / (4 * live);
         free.div_ceil(2 * live).max(least).max(1)
     }
 
@@ -329,7 +331,6 @@ impl Run {
             epoch.slots[block] = Slot::Done;
             epoch.tally.examples += tally.examples;
             epoch.tally.loss += tally.loss;
-            self.homes[block] = Some(member);
             self.trained_at_ms = now_ms;
             self.totals.all.examples += tally.examples;
             self.totals.all.loss += tally.loss;

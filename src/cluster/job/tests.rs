@@ -154,7 +154,7 @@ fn many_blocks_go_out_at_once_and_fewer_towards_the_end_of_an_epoch() {
         counts.push(blocks.len());
         assert!(blocks.iter().all(|(_, block)| seen.insert(*block)));
     }
-    assert_eq!(counts, [16, 12, 9, 7, 5, 4, 4, 4, 3]);
+    assert_eq!(counts, [16, 12, 9, 8, 8, 8, 3]);
     let Task::Blocks { epoch: 1, blocks } = some(&mut jobs, 0, one, 5) else { panic!() };
     assert_eq!(blocks.len(), 5, "no more than asked for");
 }
