@@ -317,7 +317,7 @@ impl Run {
     }
 
     /// Notes a task as done; whether it counts (J2).
-    pub(super) fn done(&mut self, member: MemberId, lease: LeaseId, tally: BlockTally, now_ms: u64) -> bool {
+    pub(super) fn done(&mut self, lease: LeaseId, tally: BlockTally, now_ms: u64) -> bool {
         self.signs += 1;
         if let Phase::Prepare(slot) = &self.phase {
             let counts = slot.is_under(lease);
