@@ -7,7 +7,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-ALL_PARTS=(fmt lint unit simd loom miri e2e bench-smoke)
+ALL_PARTS=(fmt lint unit simd tcp loom miri e2e bench-smoke)
 FAST_PARTS=(fmt lint unit)
 
 # Seconds. Every part has its own build and test budget; the whole run has a last bound.
@@ -267,6 +267,18 @@ part_simd() {
         run_tests cargo test -p gradwire-kernels --lib --tests --no-fail-fast -- --show-output
         run_tests cargo test -p gradwire --lib --no-fail-fast -- --show-output
         unset GRADWIRE_SIMD
+    done
+}
+
+# Everything that uses lanes, over each driver of tcp.
+part_tcp() {
+    local driver
+    step build cargo test -p gradwire --lib --test conformance --test sessions --no-run || return
+    for driver in uring epoll; do
+        export GRADWIRE_TCP=$driver
+        run_tests cargo test -p gradwire --test conformance --test sessions --no-fail-fast -- --show-output
+        run_tests cargo test -p gradwire --lib --no-fail-fast -- --show-output lane:: server:: client::
+        unset GRADWIRE_TCP
     done
 }
 

@@ -357,3 +357,15 @@ fn bench_kernels_sets_every_rule_against_the_bandwidth() {
     assert_eq!(cases.len(), 36);
     assert!(cases.iter().all(|case| case["fraction_of_bandwidth"].as_f64().unwrap() > 0.0));
 }
+
+#[test]
+fn a_driver_of_tcp_that_there_is_not_is_wrong_usage_and_both_there_are_work() {
+    let bench = |driver: &str| {
+        let arguments = ["bench", "latency", "--fabric", "tcp", "--keys", "100", "--seconds", "0.1"];
+        run(Command::new(PROGRAM).args(arguments).env("GRADWIRE_TCP", driver), b"", WATCHDOG)
+    };
+    failed(&bench("iocp"), 2, &["GRADWIRE_TCP=iocp", "uring or epoll"]);
+    for driver in ["uring", "epoll"] {
+        assert_eq!(bench(driver).status.code(), Some(0), "{driver}");
+    }
+}

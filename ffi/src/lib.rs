@@ -10,9 +10,11 @@ mod error;
 pub mod event;
 mod mapping;
 mod primitive;
+pub mod private_ring;
 pub mod process;
 pub mod shared;
 pub mod socket;
 pub mod sync;
+pub mod uring;
 
 pub use error::MachineError;

@@ -8,7 +8,7 @@
 //! is used. Every access is bounded by the mapping's length, which the peer cannot change: the memfd is
 //! sealed against shrinking and growing before it is sent, and [`SharedMemory::open`] refuses one that is
 //! not, or that is smaller than the layout needs (touching pages beyond the end of a file would be SIGBUS).
-//! A mapping is writable or its type has no `copy_in` ([`ReadOnlyBytes`]). [`PrivateRing`] is memory whose descriptor never leaves the function that maps it; only there do slices exist.
+//! A mapping is writable or its type has no `copy_in` ([`ReadOnlyBytes`]).
 
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -303,76 +303,6 @@ impl ReadOnlyBytes {
     }
 }
 
-/// A ring of this process alone, mapped twice in a row: the kernel receives into it and sends from it.
-#[derive(Debug)]
-pub struct PrivateRing {
-    mapping: Mapping,
-    ring_bytes: usize,
-}
-
-impl PrivateRing {
-    /// A zeroed ring of `ring_bytes`, a power of two of at least [`PAGE_BYTES`].
-    ///
-    /// # Errors
-    /// [`MachineError`]: descriptors, memory or address space ran out.
-    ///
-    /// # Panics
-    /// When `ring_bytes` is not such a number.
-    pub fn create(ring_bytes: usize) -> Result<Self, MachineError> {
-        assert!(ring_bytes.is_power_of_two() && ring_bytes >= PAGE_BYTES);
-        let memory = SharedMemory::create(ring_bytes)?;
-        Ok(Self { mapping: Mapping::file(memory.fd(), 0, ring_bytes, 2, true)?, ring_bytes })
-    }
-
-    /// Bytes of the ring.
-    #[must_use]
-    pub fn ring_bytes(&self) -> usize {
-        self.ring_bytes
-    }
-
-    fn start(&self, position: u64, bytes: usize) -> *mut u8 {
-        assert!(bytes <= self.ring_bytes, "a piece of a ring is no longer than the ring");
-        compiler_fence(Ordering::SeqCst);
-        let offset = (position % self.ring_bytes as u64) as usize;
-        // SAFETY: `offset < ring_bytes` and the mapping holds two rings in a row.
-        unsafe { self.mapping.base().as_ptr().add(offset) }
-    }
-
-    /// `bytes` from the absolute `position`.
-    ///
-    /// # Panics
-    /// When `bytes` exceeds the ring.
-    #[inline]
-    #[must_use]
-    pub fn slice(&self, position: u64, bytes: usize) -> &[u8] {
-        // SAFETY: `start` leaves at least `bytes <= ring_bytes` mapped, initialised bytes; the memory is this
-        // value's alone (its descriptor is closed), so `&self` excludes writers; a slice no longer than the
-        // ring does not meet its own mirror.
-        unsafe { std::slice::from_raw_parts(self.start(position, bytes), bytes) }
-    }
-
-    /// `bytes` from the absolute `position`, to be written.
-    ///
-    /// # Panics
-    /// When `bytes` exceeds the ring.
-    #[inline]
-    pub fn slice_mut(&mut self, position: u64, bytes: usize) -> &mut [u8] {
-        // SAFETY: as in `slice`; `&mut self` makes the access exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.start(position, bytes), bytes) }
-    }
-
-    /// Moves `bytes` from one absolute position to a lower one; both ranges lie within one ring's length.
-    ///
-    /// # Panics
-    /// When they do not.
-    pub fn move_down(&mut self, from: u64, to: u64, bytes: usize) {
-        assert!(to <= from);
-        let span = usize::try_from(from - to).unwrap_or(usize::MAX).saturating_add(bytes);
-        let shift = span - bytes;
-        self.slice_mut(to, span).copy_within(shift.., 0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -438,20 +368,5 @@ mod tests {
         let sent = memory.fd().try_clone_to_owned().unwrap();
         assert!(rustix::io::pwrite(&sent, b"x", 0).is_err());
         assert!(SharedMemory::open(sent, 6).unwrap().flat_read_only().is_ok());
-    }
-
-    #[test]
-    fn a_private_ring_moves_bytes_down_across_its_end() {
-        let mut ring = PrivateRing::create(PAGE_BYTES).unwrap();
-        let end = PAGE_BYTES as u64;
-        ring.slice_mut(end - 4, 12).copy_from_slice(b"dropKEEPTHIS");
-        ring.move_down(end, end - 4, 8);
-        assert_eq!(ring.slice(2 * end - 4, 8), b"KEEPTHIS");
-    }
-
-    #[test]
-    fn a_ring_of_huge_pages_starts_on_one() {
-        let ring = PrivateRing::create(4 << 20).unwrap();
-        assert_eq!(ring.slice(0, 1).as_ptr().align_offset(2 << 20), 0);
     }
 }

@@ -8,6 +8,7 @@ use crate::app::model::ModelError;
 use crate::app::{PredictError, PublishError};
 use crate::client;
 use crate::data::DataError;
+use crate::lane::PortError;
 use crate::server::ServerError;
 use crate::server::coordinator::CoordinatorError;
 
@@ -52,6 +53,15 @@ impl From<io::Error> for Failure {
             return Self { code: 1, message: String::new() };
         }
         Self::work(format!("cannot write results: {error}; check where standard output goes"))
+    }
+}
+
+impl From<PortError> for Failure {
+    fn from(error: PortError) -> Self {
+        match error {
+            PortError::Driver { .. } => Self::usage(error.to_string()),
+            PortError::Machine(_) => Self::work(error),
+        }
     }
 }
 

@@ -49,6 +49,8 @@ pub fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<(), Failure> {
     gradwire_kernels::Isa::init()?;
+    crate::lane::on_tcp_fallback(complain);
+    crate::lane::check_tcp_variable()?;
     match args.command {
         Command::Quickstart(args) => quickstart::run(&args),
         Command::Train { model: TrainModel::Lr(args) } => train::run(&args),

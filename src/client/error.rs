@@ -120,7 +120,7 @@ pub enum Error {
     },
     /// The machine could not give this thread its port.
     #[error(transparent)]
-    Port(#[from] gradwire_ffi::MachineError),
+    Port(#[from] crate::lane::PortError),
     /// The machine could not take a new lane.
     #[error(transparent)]
     Lane(#[from] AdoptError),

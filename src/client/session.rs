@@ -15,7 +15,7 @@ use super::slots::SlotId;
 use super::table::{DenseTable, SparseTable, TableOptions};
 use super::ticket::{Rows, Ticket};
 use crate::control::ControlPlane;
-use crate::lane::{Fabric, Port, Waker};
+use crate::lane::{Fabric, Port, Waker, YIELD_AFTER};
 use crate::store::{TableKind, TableSchema};
 use crate::wire::ids::{Clock, SessionId};
 
@@ -117,6 +117,9 @@ impl Shared {
             }
             if waited < self.limits.spin {
                 (0..POLL_PAUSES).for_each(|_| std::hint::spin_loop());
+                if waited > YIELD_AFTER {
+                    std::thread::yield_now();
+                }
                 continue;
             }
             let due = engine.next_due().map_or(MAX_SLEEP, |due| due.saturating_duration_since(now));

@@ -53,6 +53,10 @@ pub struct ShardStatus {
     pub idle_waits: u64,
     /// Lanes cut for what came on them, or for not taking their answers.
     pub cut_lanes: u64,
+    /// What moves the bytes of its TCP lanes: `uring` or `epoll`.
+    pub tcp_driver: String,
+    /// Why it is `epoll` although io_uring was to be used.
+    pub tcp_fallback: Option<String>,
     /// CPU time of the thread, when the system tells.
     pub cpu_ns: Option<u64>,
 }

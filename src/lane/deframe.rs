@@ -8,7 +8,7 @@
 //! what follows moves down over them, each byte once per receive. So the ring holds at most the credit plus one
 //! partial lane record, which the reserve has room for, and a receiver always receives (L3).
 
-use gradwire_ffi::shared::PrivateRing;
+use gradwire_ffi::private_ring::PrivateRing;
 use gradwire_ffi::sync::Tally;
 
 use super::credit::Intake;
@@ -49,10 +49,10 @@ impl Inbox {
         }
     }
 
-    /// Where the next bytes go.
-    pub(super) fn room(&mut self) -> &mut [u8] {
+    /// Where the next bytes go: ring, position, and how many fit.
+    pub(super) fn room(&mut self) -> (&mut PrivateRing, u64, usize) {
         let free = self.ring.ring_bytes() - (self.landed - self.head) as usize;
-        self.ring.slice_mut(self.landed, free)
+        (&mut self.ring, self.landed, free)
     }
 
     /// Notes `bytes` received into the room, and takes them apart; `own` handles the lane's own records.
@@ -143,7 +143,8 @@ impl Inbox {
     pub(super) fn consume(&mut self, record_bytes: usize) -> bool {
         self.head += record_bytes as u64;
         let owed = self.intake.consume(record_bytes as u64);
-        if self.head == self.landed {
+        // While the kernel receives, it does so behind what landed.
+        if self.head == self.landed && !self.ring.is_lent() {
             self.rewind();
         }
         owed
@@ -179,7 +180,8 @@ mod tests {
     }
 
     fn receive(inbox: &mut Inbox, bytes: &[u8], own: &mut Vec<u8>) -> Result<bool, DownReason> {
-        inbox.room()[..bytes.len()].copy_from_slice(bytes);
+        let (ring, at, _) = inbox.room();
+        ring.slice_mut(at, bytes.len()).copy_from_slice(bytes);
         inbox.on_received(bytes.len(), |_, payload| {
             own.push(payload[0]);
             Ok(())
@@ -203,12 +205,12 @@ mod tests {
             let (mut got, mut own, mut at) = (Vec::new(), Vec::new(), 0);
             for cut in cuts.iter().cycle() {
                 if at == stream.len() { break; }
-                let step = (*cut).min(stream.len() - at).min(inbox.room().len());
+                let step = (*cut).min(stream.len() - at).min(inbox.room().2);
                 receive(&mut inbox, &stream[at..at + step], &mut own).unwrap();
                 at += step;
                 // Leave something behind now and then, so that the ring wraps.
                 while let Some(header) = inbox.peek().unwrap() {
-                    if step % 3 == 0 && at < stream.len() && inbox.room().len() > RING / 2 { break; }
+                    if step % 3 == 0 && at < stream.len() && inbox.room().2 > RING / 2 { break; }
                     let payload = inbox.payload(0, header.length as usize);
                     prop_assert!(payload.iter().all(|byte| *byte == payload[0]));
                     got.push((payload[0], header.length as usize));

@@ -70,6 +70,20 @@ pub enum WriteError {
     Down,
 }
 
+/// Why a port could not be made.
+#[derive(Debug, Error)]
+pub enum PortError {
+    /// The environment names a driver that there is not.
+    #[error("GRADWIRE_TCP={value} names no driver of tcp lanes; say uring or epoll, or leave it unset")]
+    Driver {
+        /// What it names.
+        value: String,
+    },
+    /// The kernel refused descriptors or memory.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+}
+
 /// Why an end could not be adopted.
 #[derive(Debug, Error)]
 pub enum AdoptError {

@@ -24,19 +24,23 @@ mod shm_door;
 mod shm_lane;
 mod state;
 pub mod tcp;
+mod tcp_driver;
 mod tcp_hello;
 mod tcp_lane;
+mod uring_driver;
 mod waiting;
 
 use std::time::Duration;
 
 pub use error::{
-    AdoptError, ConfigError, DownReason, FenceError, GrantError, PlaceError, SetupError, WriteError,
+    AdoptError, ConfigError, DownReason, FenceError, GrantError, PlaceError, PortError, SetupError,
+    WriteError,
 };
 pub use grant::{GrantId, PeerGrant};
 pub use port::{Port, Waker};
 pub use state::StateEntry;
-pub use waiting::{Backoff, Waiting};
+pub use tcp_driver::{TCP_VARIABLE, TcpDriver, check_tcp_variable, on_tcp_fallback};
+pub use waiting::{Backoff, Waiting, YIELD_AFTER};
 
 use crate::wire::Header;
 
@@ -280,6 +284,9 @@ pub trait Fabric {
 
     /// What carries the lane, while it is open.
     fn kind(&self, lane: LaneId) -> Option<FabricKind>;
+
+    /// What moves the bytes of its TCP lanes.
+    fn tcp_driver(&self) -> &TcpDriver;
 
     /// Wakes this thread out of [`Fabric::wait`] from any other.
     fn waker(&self) -> Waker;

@@ -5,17 +5,18 @@
 //! records here; bulk is taken only while all remaining credit would still fit.
 
 use std::io::IoSlice;
-use std::os::fd::BorrowedFd;
 
-use gradwire_ffi::shared::PrivateRing;
+use gradwire_ffi::private_ring::PrivateRing;
 use gradwire_ffi::socket::Moved;
 
-use super::driver::Driver;
+use super::driver::{Driver, Flow, Outgoing, Sending};
 use super::measure::{record_bytes, to_next_record};
 use crate::wire::HEADER_BYTES;
 
 /// More parts than this are copied together first; the kernel takes 1024, and a write seldom has more than 4.
 const MAX_PARTS: usize = 32;
+/// Bytes of records given to the kernel at once: state goes ahead of the rest.
+const MAX_POSTED: usize = 256 << 10;
 
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -92,42 +93,32 @@ impl Outbox {
         self.ahead_sent = 0;
     }
 
-    /// Sends until nothing waits or the socket takes no more.
-    pub(super) fn send(&mut self, driver: &mut dyn Driver, socket: BorrowedFd<'_>) -> Sent {
+    /// Sends until nothing waits or the socket takes no more; notes what became of an earlier send.
+    pub(super) fn send(&mut self, driver: &mut dyn Driver, flow: Flow) -> Sent {
         while !self.is_empty() {
-            let moved = if self.ahead.is_empty() {
-                driver.send(socket, &[IoSlice::new(self.ring.slice(self.sent, self.pending()))])
-            } else {
-                let before = (self.ahead_at - self.sent) as usize;
-                let after = (self.tail - self.ahead_at) as usize;
-                driver.send(
-                    socket,
-                    &[
-                        IoSlice::new(self.ring.slice(self.sent, before)),
-                        IoSlice::new(&self.ahead[self.ahead_sent..]),
-                        IoSlice::new(self.ring.slice(self.ahead_at, after)),
-                    ],
-                )
-            };
-            match moved {
-                Moved::Bytes(bytes) => self.advance(bytes),
-                Moved::WouldBlock | Moved::End => return Sent::Blocked,
-                Moved::Failed(errno) => return Sent::Failed(errno),
+            let before = if self.ahead.is_empty() { 0 } else { (self.ahead_at - self.sent) as usize };
+            let bytes = self.pending().min(before + MAX_POSTED);
+            let inserted = &self.ahead[self.ahead_sent..];
+            let outgoing = Outgoing { ring: &mut self.ring, from: self.sent, bytes, inserted, before };
+            match driver.send(flow, outgoing) {
+                Sending::Done(Moved::Bytes(bytes)) => self.advance(bytes),
+                Sending::Done(Moved::WouldBlock | Moved::End) => return Sent::Blocked,
+                Sending::Done(Moved::Failed(errno)) => return Sent::Failed(errno),
+                Sending::Posted(bytes) => {
+                    // The kernel may send all of these: state goes after them.
+                    self.raise_boundary(self.sent + bytes as u64);
+                    return Sent::Blocked;
+                }
             }
         }
         Sent::All
     }
 
     /// Sends what waits and then `parts` straight from where they lie; what does not go is appended.
-    pub(super) fn send_with(
-        &mut self,
-        driver: &mut dyn Driver,
-        socket: BorrowedFd<'_>,
-        parts: &[&[u8]],
-    ) -> Sent {
+    pub(super) fn send_with(&mut self, driver: &mut dyn Driver, flow: Flow, parts: &[&[u8]]) -> Sent {
         if !self.ahead.is_empty() || parts.len() >= MAX_PARTS {
             self.append(parts);
-            return self.send(driver, socket);
+            return self.send(driver, flow);
         }
         let pending = self.pending();
         let mut slices = [IoSlice::new(&[]); MAX_PARTS + 1];
@@ -136,7 +127,7 @@ impl Outbox {
             *slice = IoSlice::new(part);
         }
         let first = usize::from(pending == 0);
-        let moved = driver.send(socket, &slices[first..=parts.len()]);
+        let moved = driver.send_now(flow, &slices[first..=parts.len()]);
         let bytes = match moved {
             Moved::Bytes(bytes) => bytes,
             Moved::WouldBlock | Moved::End => 0,
@@ -145,14 +136,14 @@ impl Outbox {
         if bytes < pending {
             self.advance(bytes);
             self.append(parts);
-            return self.send(driver, socket);
+            return self.send(driver, flow);
         }
         self.advance(pending);
         let direct = bytes - pending;
         let boundary = to_next_record(parts, direct);
         self.append_from(parts, direct);
         self.boundary = self.sent + boundary as u64;
-        self.send(driver, socket)
+        self.send(driver, flow)
     }
 
     fn advance(&mut self, bytes: usize) {
@@ -166,13 +157,11 @@ impl Outbox {
             rest -= ahead;
             if self.ahead_sent == self.ahead.len() {
                 self.ahead.clear();
+                self.ahead_sent = 0;
             }
         }
         self.sent += rest;
-        // What was just sent still lies in the ring: nothing was appended since.
-        while self.boundary < self.sent {
-            self.boundary += record_bytes(self.ring.slice(self.boundary, HEADER_BYTES)) as u64;
-        }
+        self.raise_boundary(self.sent);
         if self.is_empty() {
             // Start again where the cache is warm.
             self.sent = 0;
@@ -180,38 +169,90 @@ impl Outbox {
             self.boundary = 0;
         }
     }
+
+    /// Moves the boundary to the first record that begins at `position` or later.
+    fn raise_boundary(&mut self, position: u64) {
+        // What was just sent still lies in the ring: nothing was appended over it since.
+        while self.boundary < position {
+            self.boundary += record_bytes(self.ring.slice(self.boundary, HEADER_BYTES)) as u64;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lane::driver::Source;
     use crate::wire::{Header, Kind};
     use gradwire_ffi::MachineError;
     use gradwire_ffi::event::Ready;
+    use gradwire_ffi::private_ring::Loan;
     use proptest::prelude::*;
-    use std::os::fd::AsFd;
     use std::time::Duration;
 
-    /// Takes as many bytes as the script says, call by call.
+    const FLOW: Flow = Flow(0);
+
+    /// Takes as many bytes as the script says, call by call; or borrows them and tells how many with the next call.
     struct Script {
+        posts: bool,
         room: Vec<usize>,
         taken: Vec<u8>,
+        posted: Option<(Loan, Vec<u8>, usize)>,
+    }
+
+    impl Script {
+        fn new(posts: bool, room: Vec<usize>) -> Self {
+            Self { posts, room, taken: Vec::new(), posted: None }
+        }
+
+        fn take(&mut self, all: &[u8]) -> Moved {
+            let bytes = self.room.pop().unwrap_or(0).min(all.len());
+            self.taken.extend(&all[..bytes]);
+            if bytes == 0 { Moved::WouldBlock } else { Moved::Bytes(bytes) }
+        }
     }
 
     impl Driver for Script {
-        fn add(&mut self, _: BorrowedFd<'_>, _: u64, _: bool) -> Result<(), MachineError> {
-            Ok(())
+        fn watch(&mut self, _: Source, _: u64) -> Result<Flow, MachineError> {
+            Ok(FLOW)
         }
-        fn remove(&mut self, _: BorrowedFd<'_>) {}
-        fn receive(&mut self, _: BorrowedFd<'_>, _: &mut [u8]) -> Moved {
-            Moved::WouldBlock
+        fn attach(&mut self, _: Source, _: u64) -> Result<Flow, MachineError> {
+            Ok(FLOW)
         }
-        fn send(&mut self, _: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> Moved {
-            let room = self.room.pop().unwrap_or(0);
+        fn detach(&mut self, _: Flow) {}
+        fn arm(&mut self, _: Flow, _: &mut PrivateRing, _: u64, _: usize) {}
+        fn receive(&mut self, _: Flow, _: &mut PrivateRing, _: u64, _: usize) -> Option<Moved> {
+            None
+        }
+        fn send(&mut self, _: Flow, outgoing: Outgoing<'_>) -> Sending {
+            let Outgoing { ring, from, bytes, inserted, before } = outgoing;
+            if let Some((loan, all, _)) = self.posted.take() {
+                ring.take_back(loan);
+                return Sending::Done(self.take(&all));
+            }
+            let mut all = ring.slice(from, bytes).to_vec();
+            all.splice(before..before, inserted.iter().copied());
+            if self.posts && bytes > 0 && self.room.last().is_some_and(|room| room % 2 == 0) {
+                self.posted = Some((ring.lend(from, bytes, false), all, bytes));
+                return Sending::Posted(bytes);
+            }
+            Sending::Done(self.take(&all))
+        }
+        fn send_now(&mut self, _: Flow, parts: &[IoSlice<'_>]) -> Moved {
+            if self.posted.is_some() {
+                return Moved::WouldBlock;
+            }
             let all: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
-            let bytes = room.min(all.len());
-            self.taken.extend(&all[..bytes]);
-            if bytes == 0 { Moved::WouldBlock } else { Moved::Bytes(bytes) }
+            self.take(&all)
+        }
+        fn receives_by_itself(&self) -> bool {
+            self.posts
+        }
+        fn has_news(&mut self) -> bool {
+            false
+        }
+        fn has_queued(&self) -> bool {
+            false
         }
         fn wait(&mut self, _: Duration, _: &mut Vec<Ready>) {}
     }
@@ -227,11 +268,11 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(128))]
         #[test]
         fn records_leave_in_order_and_state_between_them_however_the_socket_cuts(
+            posts in any::<bool>(),
             steps in prop::collection::vec((0u8..4, 1usize..2000, prop::collection::vec(0usize..3000, 0..4)), 1..60),
         ) {
-            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let mut outbox = Outbox::new(PrivateRing::create(64 << 10).unwrap());
-            let mut script = Script { room: Vec::new(), taken: Vec::new() };
+            let mut script = Script::new(posts, Vec::new());
             let (mut written, mut states) = (Vec::new(), 0);
             for (at, (what, length, room)) in steps.iter().enumerate() {
                 script.room.clone_from(room);
@@ -244,14 +285,14 @@ mod tests {
                     }
                     1 if fits => { outbox.append(&[&bytes]); written.push((at as u8, *length)); }
                     2 if fits => {
-                        outbox.send_with(&mut script, socket.as_fd(), &[&bytes[..84], &bytes[84..]]);
+                        outbox.send_with(&mut script, FLOW, &[&bytes[..84], &bytes[84..]]);
                         written.push((at as u8, *length));
                     }
-                    _ => { outbox.send(&mut script, socket.as_fd()); }
+                    _ => { outbox.send(&mut script, FLOW); }
                 }
             }
             script.room = vec![usize::MAX; 100];
-            prop_assert_eq!(outbox.send(&mut script, socket.as_fd()), Sent::All);
+            while outbox.send(&mut script, FLOW) != Sent::All {}
             let (mut rest, mut got, mut seen_states) = (&script.taken[..], Vec::new(), 0);
             while !rest.is_empty() {
                 let header = Header::read(rest[..HEADER_BYTES].try_into().unwrap()).unwrap();
@@ -267,17 +308,34 @@ mod tests {
 
     #[test]
     fn state_goes_ahead_of_every_record_not_begun() {
-        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut outbox = Outbox::new(PrivateRing::create(64 << 10).unwrap());
-        let mut script = Script { room: vec![10], taken: Vec::new() };
+        let mut script = Script::new(false, vec![10]);
         for fill in 1..=3 {
             outbox.append(&[&record(Kind::Push, fill, 8)]);
         }
-        assert_eq!(outbox.send(&mut script, socket.as_fd()), Sent::Blocked);
+        assert_eq!(outbox.send(&mut script, FLOW), Sent::Blocked);
         outbox.put_ahead(|out| *out = record(Kind::State, 9, 16));
         script.room = vec![usize::MAX];
-        assert_eq!(outbox.send(&mut script, socket.as_fd()), Sent::All);
+        assert_eq!(outbox.send(&mut script, FLOW), Sent::All);
         let kinds: Vec<u8> = [0, 88, 88 + 96].iter().map(|at| script.taken[at + HEADER_BYTES]).collect();
         assert_eq!(kinds, [1, 9, 2]);
+    }
+
+    #[test]
+    fn state_goes_after_all_that_the_kernel_was_given() {
+        let mut outbox = Outbox::new(PrivateRing::create(64 << 10).unwrap());
+        let mut script = Script::new(true, vec![1000]);
+        for fill in 1..=2 {
+            outbox.append(&[&record(Kind::Push, fill, 8)]);
+        }
+        assert_eq!(outbox.send(&mut script, FLOW), Sent::Blocked);
+        outbox.append(&[&record(Kind::Push, 3, 8)]);
+        outbox.put_ahead(|out| *out = record(Kind::State, 9, 16));
+        // What was given is over in two pieces; the second and the rest go at once.
+        script.room = vec![usize::MAX, usize::MAX, 90];
+        assert_eq!(outbox.send(&mut script, FLOW), Sent::All);
+        let kinds: Vec<u8> =
+            [0, 88, 2 * 88, 2 * 88 + 96].iter().map(|at| script.taken[at + HEADER_BYTES]).collect();
+        assert_eq!(kinds, [1, 2, 9, 3]);
     }
 }

@@ -4,21 +4,21 @@
 //! did, not what is open. Polling looks at each lane: one cache line for shared memory; for TCP a receive, paced,
 //! because a tight loop of system calls halves what the socket's other end can do.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gradwire_ffi::MachineError;
 use gradwire_ffi::event::{EventFd, Ready};
 use gradwire_ffi::sync::{WakeFlag, order_before_doorbells};
+use gradwire_ffi::uring::Threading;
 
-use super::driver::{Driver, EpollDriver};
+use super::driver::{Driver, Flow};
 use super::measure::measure;
 use super::shm_lane::ShmLane;
+use super::tcp_driver::{self, TcpDriver};
 use super::tcp_lane::TcpLane;
 use super::{
     AdoptError, DownReason, End, Event, Fabric, FabricKind, FenceError, GrantError, GrantId, LaneEnd, LaneId,
-    PeerGrant, PlaceError, StateEntry, WriteError, max_record_bytes,
+    PeerGrant, PlaceError, PortError, StateEntry, WriteError, max_record_bytes,
 };
 use crate::wire::Header;
 
@@ -33,14 +33,14 @@ const WAKE: u64 = u64::MAX;
 
 #[derive(Debug)]
 enum Lane {
-    Shm(Box<ShmLane>),
+    Shm(Box<ShmLane>, [Flow; 2]),
     Tcp(Box<TcpLane>),
 }
 
 impl Lane {
     fn fail(&mut self, reason: DownReason) {
         match self {
-            Self::Shm(lane) => lane.fail(reason),
+            Self::Shm(lane, _) => lane.fail(reason),
             Self::Tcp(lane) => lane.fail(reason),
         }
     }
@@ -58,10 +58,15 @@ struct Slot {
 /// One thread's lanes. See [`Fabric`].
 pub struct Port {
     driver: Box<dyn Driver + Send>,
+    tcp_driver: TcpDriver,
+    /// The driver receives by itself: nothing is gained by trying.
+    armed: bool,
     slots: Vec<Slot>,
     free: Vec<u32>,
     tcp_lanes: usize,
     due: Vec<u32>,
+    /// TCP lanes whose receive is over, to be posted again once what came is consumed.
+    to_arm: Vec<u32>,
     /// Events found outside `poll`.
     pending: Vec<Event>,
     ready: Vec<Ready>,
@@ -98,20 +103,38 @@ fn token(index: u32, generation: u32, bell: bool) -> u64 {
 }
 
 impl Port {
-    /// A port without lanes.
+    /// A port without lanes, for any thread, one at a time.
     ///
     /// # Errors
-    /// [`MachineError`]: descriptors ran out.
-    pub fn new() -> Result<Self, MachineError> {
-        let mut driver = Box::new(EpollDriver::create()?);
+    /// [`PortError`]: descriptors ran out, or `GRADWIRE_TCP` names no driver.
+    pub fn new() -> Result<Self, PortError> {
+        Self::with(Threading::Shared)
+    }
+
+    /// A port without lanes for the calling thread alone, which is cheaper.
+    ///
+    /// # Errors
+    /// As for [`Port::new`].
+    ///
+    /// # Panics
+    /// Its methods panic when another thread uses it.
+    pub fn pinned() -> Result<Self, PortError> {
+        Self::with(Threading::Pinned)
+    }
+
+    fn with(threading: Threading) -> Result<Self, PortError> {
+        let (mut driver, tcp_driver) = tcp_driver::open(threading)?;
         let bell = Arc::new(EventFd::create()?);
-        driver.add(bell.as_fd(), WAKE, false)?;
+        driver.watch(bell.clone(), WAKE)?;
         Ok(Self {
+            armed: driver.receives_by_itself(),
             driver,
+            tcp_driver,
             slots: Vec::new(),
             free: Vec::new(),
             tcp_lanes: 0,
             due: Vec::new(),
+            to_arm: Vec::new(),
             pending: Vec::new(),
             ready: Vec::new(),
             polls: 0,
@@ -157,12 +180,16 @@ impl Port {
             let generation = (stirred.token >> 32) as u32;
             let slot = self.slots.get_mut(index).filter(|slot| slot.generation == generation);
             match slot.and_then(|slot| slot.lane.as_mut()) {
-                Some(Lane::Shm(lane)) if stirred.token & 1 == 0 => lane.read_socket(),
+                Some(Lane::Shm(lane, _)) if stirred.token & 1 == 0 => lane.read_socket(),
                 Some(Lane::Tcp(lane)) => {
                     lane.on_ready(stirred.readable, stirred.writable, stirred.hung_up);
+                    if self.armed && stirred.writable {
+                        // A posted send is over: takes its outcome, and posts what is due since.
+                        lane.flush(&mut *self.driver);
+                    }
                 }
                 // A doorbell: its lane is looked at anyway. Or a lane that is closed.
-                Some(Lane::Shm(_)) | None => {}
+                Some(Lane::Shm(..)) | None => {}
             }
         }
         self.ready = ready;
@@ -182,28 +209,34 @@ impl Fabric for Port {
         if !self.pending.is_empty() {
             events.append(&mut self.pending);
         }
-        let paced = self.tcp_lanes > 0 && (self.hot || self.polls.is_multiple_of(TCP_PACE));
+        self.arm();
+        let paced = self.tcp_lanes > 0 && !self.armed && (self.hot || self.polls.is_multiple_of(TCP_PACE));
         let few = self.tcp_lanes <= FEW_TCP_LANES;
-        if (paced && !few) || self.polls.is_multiple_of(HANG_UP_PACE) {
+        let look = if self.armed { self.tcp_lanes > 0 && self.driver.has_news() } else { paced && !few };
+        if look || self.polls.is_multiple_of(HANG_UP_PACE) {
             self.collect(Duration::ZERO);
         }
         self.hot = false;
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let id = LaneId { index: index as u32, generation: slot.generation };
             match &mut slot.lane {
-                Some(Lane::Shm(lane)) => lane.poll(id, events),
+                Some(Lane::Shm(lane, _)) => lane.poll(id, events),
                 Some(Lane::Tcp(lane)) => {
-                    self.hot |= lane.poll(id, &mut *self.driver, paced && few, events);
+                    let came = lane.poll(id, &mut *self.driver, paced && few, events);
+                    self.hot |= came;
+                    if self.armed && lane.is_unarmed() {
+                        self.to_arm.push(index as u32);
+                    }
                 }
                 None => {}
             }
         }
-        self.flush();
+        self.flush_due();
     }
 
     fn wait(&mut self, timeout: Duration) {
         for index in 0..self.slots.len() {
-            if let Some(Lane::Shm(lane)) = &mut self.slots[index].lane {
+            if let Some(Lane::Shm(lane, _)) = &mut self.slots[index].lane {
                 lane.settle();
                 if lane.needs_bell() {
                     let generation = self.slots[index].generation;
@@ -216,7 +249,7 @@ impl Fabric for Port {
             return;
         }
         for slot in &self.slots {
-            if let Some(Lane::Shm(lane)) = &slot.lane {
+            if let Some(Lane::Shm(lane, _)) = &slot.lane {
                 lane.arm();
             }
         }
@@ -224,7 +257,7 @@ impl Fabric for Port {
         let mut news = false;
         for slot in &mut self.slots {
             news |= match &mut slot.lane {
-                Some(Lane::Shm(lane)) => lane.has_news(),
+                Some(Lane::Shm(lane, _)) => lane.has_news(),
                 Some(Lane::Tcp(lane)) => lane.has_news(),
                 None => false,
             };
@@ -234,7 +267,7 @@ impl Fabric for Port {
         }
         self.waker.flag.awake();
         for slot in &self.slots {
-            if let Some(Lane::Shm(lane)) = &slot.lane {
+            if let Some(Lane::Shm(lane, _)) = &slot.lane {
                 lane.disarm();
             }
         }
@@ -248,7 +281,7 @@ impl Fabric for Port {
         }
         if slot.peeked.is_none() {
             let peeked = match slot.lane.as_mut()? {
-                Lane::Shm(lane) => lane.peek(),
+                Lane::Shm(lane, _) => lane.peek(),
                 Lane::Tcp(lane) => lane.peek(),
             };
             match peeked {
@@ -268,7 +301,7 @@ impl Fabric for Port {
             out.len()
         );
         match self.lane(lane) {
-            Some(Lane::Shm(lane)) => lane.copy_payload(offset, out),
+            Some(Lane::Shm(lane, _)) => lane.copy_payload(offset, out),
             Some(Lane::Tcp(lane)) => out.copy_from_slice(lane.payload(offset, out.len())),
             None => {}
         }
@@ -278,7 +311,7 @@ impl Fabric for Port {
     fn borrow_payload(&self, lane: LaneId) -> Option<&[u8]> {
         let (length, _) = self.peeked(lane);
         match self.lane(lane)? {
-            Lane::Shm(_) => None,
+            Lane::Shm(..) => None,
             Lane::Tcp(lane) => Some(lane.payload(0, length)),
         }
     }
@@ -289,7 +322,7 @@ impl Fabric for Port {
         let slot = &mut self.slots[lane.index as usize];
         slot.peeked = None;
         let due = match &mut slot.lane {
-            Some(Lane::Shm(lane)) => {
+            Some(Lane::Shm(lane, _)) => {
                 lane.consume(bytes);
                 lane.needs_bell()
             }
@@ -306,7 +339,7 @@ impl Fabric for Port {
 
     fn credit(&self, lane: LaneId) -> usize {
         match self.lane(lane) {
-            Some(Lane::Shm(lane)) => lane.credit(),
+            Some(Lane::Shm(lane, _)) => lane.credit(),
             Some(Lane::Tcp(lane)) => lane.credit(),
             None => 0,
         }
@@ -314,7 +347,7 @@ impl Fabric for Port {
 
     fn max_record(&self, lane: LaneId) -> usize {
         match self.lane(lane) {
-            Some(Lane::Shm(lane)) => max_record_bytes(lane.end.ring_bytes),
+            Some(Lane::Shm(lane, _)) => max_record_bytes(lane.end.ring_bytes),
             Some(Lane::Tcp(lane)) => lane.max_record(),
             None => 0,
         }
@@ -328,7 +361,7 @@ impl Fabric for Port {
             return Err(WriteError::Down);
         }
         match slot.lane.as_mut().ok_or(WriteError::Down)? {
-            Lane::Shm(lane) => lane.write(parts, measured, notify)?,
+            Lane::Shm(lane, _) => lane.write(parts, measured, notify)?,
             Lane::Tcp(lane) => lane.write(&mut *self.driver, parts, measured, notify)?,
         }
         if notify {
@@ -339,26 +372,13 @@ impl Fabric for Port {
 
     #[inline]
     fn flush(&mut self) {
-        if self.due.is_empty() {
-            return;
-        }
-        order_before_doorbells();
-        let mut due = std::mem::take(&mut self.due);
-        for index in due.drain(..) {
-            let slot = &mut self.slots[index as usize];
-            slot.due = false;
-            match &mut slot.lane {
-                Some(Lane::Shm(lane)) => lane.ring(),
-                Some(Lane::Tcp(lane)) => lane.flush(&mut *self.driver),
-                None => {}
-            }
-        }
-        self.due = due;
+        self.arm();
+        self.flush_due();
     }
 
     fn publish(&mut self, lane: LaneId, entry: StateEntry) {
         match self.lane_mut(lane) {
-            Some(Lane::Shm(lane)) => lane.publish(entry),
+            Some(Lane::Shm(lane, _)) => lane.publish(entry),
             Some(Lane::Tcp(lane)) => lane.publish(entry),
             None => return,
         }
@@ -367,7 +387,7 @@ impl Fabric for Port {
 
     fn grant(&mut self, lane: LaneId, bytes: usize) -> Result<GrantId, GrantError> {
         match self.lane_mut(lane) {
-            Some(Lane::Shm(lane)) if !lane.is_down() => lane.grants.shared(bytes, &lane.end.socket),
+            Some(Lane::Shm(lane, _)) if !lane.is_down() => lane.grants.shared(bytes, &lane.end.socket),
             Some(Lane::Tcp(lane)) if !lane.is_down() => lane.grants.private(bytes),
             _ => Err(GrantError::Down),
         }
@@ -375,7 +395,9 @@ impl Fabric for Port {
 
     fn share(&mut self, lane: LaneId, snapshot: &[u8]) -> Result<GrantId, GrantError> {
         match self.lane_mut(lane) {
-            Some(Lane::Shm(lane)) if !lane.is_down() => lane.grants.shared_frozen(snapshot, &lane.end.socket),
+            Some(Lane::Shm(lane, _)) if !lane.is_down() => {
+                lane.grants.shared_frozen(snapshot, &lane.end.socket)
+            }
             Some(Lane::Tcp(lane)) if !lane.is_down() => lane.grants.frozen(snapshot),
             _ => Err(GrantError::Down),
         }
@@ -383,7 +405,7 @@ impl Fabric for Port {
 
     fn describe(&self, lane: LaneId, grant: GrantId) -> Option<PeerGrant> {
         match self.lane(lane)? {
-            Lane::Shm(lane) => lane.grants.describe(grant),
+            Lane::Shm(lane, _) => lane.grants.describe(grant),
             Lane::Tcp(lane) => lane.grants.describe(grant),
         }
     }
@@ -396,7 +418,7 @@ impl Fabric for Port {
         parts: &[&[u8]],
     ) -> Result<(), PlaceError> {
         match self.lane_mut(lane) {
-            Some(Lane::Shm(shm)) => shm.place(grant, offset, parts),
+            Some(Lane::Shm(shm, _)) => shm.place(grant, offset, parts),
             Some(Lane::Tcp(tcp)) => {
                 tcp.place(grant, offset, parts)?;
                 self.mark_due(lane);
@@ -416,7 +438,7 @@ impl Fabric for Port {
         bytes: usize,
     ) -> Result<(), PlaceError> {
         match self.lane_mut(lane) {
-            Some(Lane::Shm(shm)) => {
+            Some(Lane::Shm(shm, _)) => {
                 shm.read(from, from_offset, into, into_offset, bytes)?;
                 self.pending.push(Event::ReadDone { lane, into, offset: into_offset, bytes });
             }
@@ -437,7 +459,7 @@ impl Fabric for Port {
         out: &mut [u8],
     ) -> Result<(), GrantError> {
         match self.lane(lane) {
-            Some(Lane::Shm(lane)) => lane.grants.copy_out(grant, offset, out),
+            Some(Lane::Shm(lane, _)) => lane.grants.copy_out(grant, offset, out),
             Some(Lane::Tcp(lane)) => lane.grants.copy_out(grant, offset, out),
             None => Err(GrantError::Down),
         }
@@ -445,7 +467,7 @@ impl Fabric for Port {
 
     fn release_grant(&mut self, lane: LaneId, grant: GrantId) {
         match self.lane_mut(lane) {
-            Some(Lane::Shm(lane)) => lane.release_grant(grant),
+            Some(Lane::Shm(lane, _)) => lane.release_grant(grant),
             Some(Lane::Tcp(lane)) => {
                 lane.grants.release(grant);
             }
@@ -459,16 +481,17 @@ impl Fabric for Port {
         }
         let slot = &mut self.slots[lane.index as usize];
         match slot.lane.take() {
-            Some(Lane::Shm(lane)) => {
-                // Dropping it unmaps rings and grants; their pages are never mapped again.
-                let (socket, bell) = lane.sources();
-                self.driver.remove(socket);
-                self.driver.remove(bell);
+            Some(Lane::Shm(lane, flows)) => {
+                for flow in flows {
+                    self.driver.detach(flow);
+                }
+                // Unmaps rings and grants; their pages are never mapped again.
+                drop(lane);
             }
             Some(Lane::Tcp(lane)) => {
-                // No operation is under way in an epoll driver; after the close nothing can be received.
-                self.driver.remove(lane.socket());
+                // Ends what the kernel does for the lane; after the close nothing can be received.
                 lane.cut();
+                self.driver.detach(lane.flow());
                 self.tcp_lanes -= 1;
             }
             None => {}
@@ -505,9 +528,13 @@ impl Fabric for Port {
 
     fn kind(&self, lane: LaneId) -> Option<FabricKind> {
         self.lane(lane).map(|lane| match lane {
-            Lane::Shm(_) => FabricKind::Shm,
+            Lane::Shm(..) => FabricKind::Shm,
             Lane::Tcp(_) => FabricKind::Tcp,
         })
+    }
+
+    fn tcp_driver(&self) -> &TcpDriver {
+        &self.tcp_driver
     }
 
     fn waker(&self) -> Waker {
@@ -521,17 +548,54 @@ impl Port {
         match end.0 {
             End::Shm(end) => {
                 let mut lane = Box::new(ShmLane::new(*end));
-                let (socket, bell) = lane.sources();
-                self.driver.add(socket, token(index, generation, false), false)?;
-                self.driver.add(bell, token(index, generation, true), false)?;
+                let [socket, bell] = lane.sources();
+                let socket = self.driver.watch(socket, token(index, generation, false))?;
+                let bell = match self.driver.watch(bell, token(index, generation, true)) {
+                    Ok(bell) => bell,
+                    Err(error) => {
+                        self.driver.detach(socket);
+                        return Err(error.into());
+                    }
+                };
                 // Edges before this are not reported.
                 lane.read_socket();
-                Ok(Lane::Shm(lane))
+                Ok(Lane::Shm(lane, [socket, bell]))
             }
             End::Tcp(end) => {
-                let lane = Box::new(TcpLane::new(*end)?);
-                self.driver.add(lane.socket(), token(index, generation, false), true)?;
-                Ok(Lane::Tcp(lane))
+                let token = token(index, generation, false);
+                Ok(Lane::Tcp(Box::new(TcpLane::new(*end, &mut *self.driver, token)?)))
+            }
+        }
+    }
+
+    /// Sends and rings for the lanes with something due, and submits what that and arming asked for.
+    #[inline]
+    fn flush_due(&mut self) {
+        if !self.due.is_empty() {
+            order_before_doorbells();
+            let mut due = std::mem::take(&mut self.due);
+            for index in due.drain(..) {
+                let slot = &mut self.slots[index as usize];
+                slot.due = false;
+                match &mut slot.lane {
+                    Some(Lane::Shm(lane, _)) => lane.ring(),
+                    Some(Lane::Tcp(lane)) => lane.flush(&mut *self.driver),
+                    None => {}
+                }
+            }
+            self.due = due;
+        }
+        if self.armed && self.driver.has_queued() {
+            self.collect(Duration::ZERO);
+        }
+    }
+
+    /// Lets the lanes that received do so again.
+    #[inline]
+    fn arm(&mut self) {
+        while let Some(index) = self.to_arm.pop() {
+            if let Some(Lane::Tcp(lane)) = &mut self.slots[index as usize].lane {
+                lane.arm(&mut *self.driver);
             }
         }
     }

@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -90,9 +91,9 @@ pub(super) struct ShmEnd {
     pub(super) receivers: SharedArray<ReceiverLine>,
     pub(super) dirty: SharedArray<AtomicU64>,
     pub(super) slots: SharedArray<StateSlot>,
-    pub(super) own_bell: EventFd,
+    pub(super) own_bell: Arc<EventFd>,
     pub(super) peer_bell: EventFd,
-    pub(super) socket: UnixStream,
+    pub(super) socket: Arc<UnixStream>,
 }
 
 impl ShmEnd {
@@ -114,9 +115,9 @@ impl ShmEnd {
             receivers: memory.array(layout.receiver_lines(), 2)?,
             dirty: memory.array(layout.dirty_bits(), 2 * DIRTY_WORDS)?,
             slots: memory.array(layout.state_slots(), 2 * STATE_ENTRIES)?,
-            own_bell: bells.0,
+            own_bell: Arc::new(bells.0),
             peer_bell: bells.1,
-            socket,
+            socket: Arc::new(socket),
         })
     }
 }

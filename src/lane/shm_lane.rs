@@ -4,12 +4,12 @@
 //! used; records are copied out header by header, payload by payload, and only the copies are looked at.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
 
 use gradwire_ffi::sync::{Arm, ReceiverLine, SenderLine, StateSlot, Tally};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::credit::{Allowance, Intake, limit_of};
+use super::driver::Source;
 use super::grant::{Grants, PeerMaps, announce_release};
 use super::measure::Measure;
 use super::shm::{DIRTY_WORDS, ShmEnd};
@@ -406,7 +406,7 @@ impl ShmLane {
     }
 
     /// Descriptors to watch: socket, doorbell.
-    pub(super) fn sources(&self) -> (std::os::fd::BorrowedFd<'_>, std::os::fd::BorrowedFd<'_>) {
-        (self.end.socket.as_fd(), self.end.own_bell.as_fd())
+    pub(super) fn sources(&self) -> [Source; 2] {
+        [self.end.socket.clone(), self.end.own_bell.clone()]
     }
 }

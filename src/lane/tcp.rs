@@ -2,6 +2,7 @@
 //! threads; the lane itself never blocks.
 
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gradwire_ffi::socket::{bound_silence, tune_tcp, wait_readable};
@@ -19,7 +20,8 @@ const MAX_SOCKET_BUFFER: usize = 4 << 20;
 /// A connected, greeted socket.
 #[derive(Debug)]
 pub(super) struct TcpEnd {
-    pub(super) stream: TcpStream,
+    /// Shared with the driver's operations.
+    pub(super) stream: Arc<TcpStream>,
     pub(super) own_ring_bytes: usize,
     pub(super) peer_ring_bytes: usize,
 }
@@ -27,6 +29,7 @@ pub(super) struct TcpEnd {
 fn lane_end(stream: TcpStream, own: usize, peer: usize) -> Result<LaneEnd, SetupError> {
     tune_tcp(&stream, own.max(peer).min(MAX_SOCKET_BUFFER))?;
     bound_silence(&stream, SILENCE);
+    let stream = Arc::new(stream);
     Ok(LaneEnd(End::Tcp(Box::new(TcpEnd { stream, own_ring_bytes: own, peer_ring_bytes: peer }))))
 }
 

@@ -26,6 +26,12 @@ impl Default for Waiting {
 /// The clock is looked at once in so many idle turns.
 const TURNS_A_LOOK: u32 = 16;
 
+/// One who polls for longer than a round trip takes offers its core: when its peer was put on the same core, each
+/// would otherwise poll through its whole time slice, and a round trip would take milliseconds.
+pub const YIELD_AFTER: Duration = Duration::from_micros(25);
+/// Idle turns of one who never looks at the clock until it offers its core: about as long.
+const TURNS_A_YIELD: u32 = 128;
+
 /// One owner's waiting: call [`Backoff::busy`] after a turn with work, [`Backoff::idle`] after one without.
 #[derive(Debug)]
 pub struct Backoff {
@@ -53,6 +59,10 @@ impl Backoff {
     pub fn idle(&mut self, sleep: impl FnOnce()) -> bool {
         if self.waiting.spin == Duration::MAX {
             std::hint::spin_loop();
+            self.turns = self.turns.wrapping_add(1);
+            if self.turns.is_multiple_of(TURNS_A_YIELD) {
+                std::thread::yield_now();
+            }
             return false;
         }
         if !self.waiting.spin.is_zero() {
@@ -63,7 +73,11 @@ impl Backoff {
             }
             let now = Instant::now();
             let since = *self.idle_since.get_or_insert(now);
-            if now.duration_since(since) < self.waiting.spin {
+            let idle = now.duration_since(since);
+            if idle < self.waiting.spin {
+                if idle > YIELD_AFTER {
+                    std::thread::yield_now();
+                }
                 return false;
             }
         }

@@ -61,7 +61,7 @@ impl ShardThread {
                     // Unpinned is slower and nothing else.
                     gradwire_ffi::affinity::pin_current_thread(core);
                 }
-                let made = Port::new()
+                let made = Port::pinned()
                     .map_err(|error| error.to_string())
                     .and_then(|port| Shard::new(&config, port, commands).map_err(|error| error.to_string()));
                 match made {

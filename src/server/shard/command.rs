@@ -137,6 +137,8 @@ impl<F: Fabric> Shard<F> {
             turns: counts.turns,
             idle_waits: counts.idle_waits,
             cut_lanes: counts.cut_lanes,
+            tcp_driver: self.fabric.tcp_driver().name.to_owned(),
+            tcp_fallback: self.fabric.tcp_driver().fallback.clone(),
             cpu_ns: thread_cpu_ns(),
         };
         let partitions = self.held.iter().map(|held| PartitionStatus {
