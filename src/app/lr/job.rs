@@ -59,7 +59,7 @@ struct Group {
 enum GroupRows {
     Mixed(Mix),
     /// One block, larger than memory allows.
-    InPieces(Mutex<Pieces>),
+    InPieces(Mutex<Box<Pieces>>),
 }
 
 struct Open {

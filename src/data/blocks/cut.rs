@@ -173,7 +173,7 @@ fn header(reader: &mut dyn ReadSeek) -> io::Result<Vec<u8>> {
         let line = &text[start..];
         let line = if start == 0 { line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line) } else { line };
         let blank = line.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
-        if !blank && memchr::memchr_iter(b'"', &text).count() % 2 == 0 {
+        if !blank && memchr::memchr_iter(b'"', &text).count().is_multiple_of(2) {
             return Ok(text);
         }
     }

@@ -12,7 +12,7 @@ pub enum Block {
     /// All of its rows, in the order of the file.
     Whole(Arc<Examples>),
     /// It is too large to hold.
-    Pieces(Pieces),
+    Pieces(Box<Pieces>),
 }
 
 /// The rows of some blocks, shared by workers that each take the next minibatch.
@@ -81,7 +81,7 @@ impl Unread {
         }
         let mut pieces = Pieces { piece, order: Vec::new(), dealt: 0, rng, rest: Some(self) };
         pieces.deal_anew()?;
-        Ok(Block::Pieces(pieces))
+        Ok(Block::Pieces(Box::new(pieces)))
     }
 
     /// Reads the next piece; true when it is the last.

@@ -205,7 +205,7 @@ fn a_cell_that_goes_over_the_end_of_a_block_is_a_fault_that_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let text = format!("late,colour,size\n1,\"{}\",2\n", "long\n".repeat(100));
     let source = file(folder.path(), "a.csv", text);
-    let error = all_rows(&cut(&[source.clone()], csv(), 100), 0).unwrap_err().to_string();
+    let error = all_rows(&cut(std::slice::from_ref(&source), csv(), 100), 0).unwrap_err().to_string();
     assert!(error.contains("a.csv:2:") && error.contains("compress the file"), "{error}");
     assert_eq!(
         all_rows(&cut(&[source], csv(), 1000), 0).unwrap().len(),
