@@ -1,11 +1,16 @@
-//! Sessions against an embedded cluster, over every fabric: what is acknowledged is there, once, and nothing else is.
+//! Sessions against a cluster, embedded and of other processes, over every fabric: what is acknowledged is there, once, and nothing else is.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use gradwire::cluster::message::Timing;
+use gradwire::server::coordinator::{CoordinatorConfig, CoordinatorProcess, CoordinatorStop};
+use gradwire::server::{ServerConfig, ServerProcess, ServerStop};
 use gradwire::{
-    Ack, Adagrad, Add, Assign, Clock, Cluster, ClusterConfig, Dtype, Error, FabricChoice, Init, KeyList,
-    Pull, Push, RefusalCode, Sgd, TableOptions,
+    Ack, Adagrad, Add, Assign, Clock, Cluster, ClusterConfig, ConnectConfig, Dtype, Error, FabricChoice,
+    Init, KeyList, Pull, Push, RefusalCode, Sgd, TableOptions,
 };
 
 /// A small deterministic source of numbers for the tests.
@@ -35,16 +40,87 @@ fn config(fabric: FabricChoice) -> ClusterConfig {
     ClusterConfig { fabric, ring_bytes: 64 << 10, partitions: Some(3), ..ClusterConfig::default() }
 }
 
-fn on_each_fabric(test: impl Fn(ClusterConfig)) {
+/// A coordinator and a server as their processes run them, on threads of this one: for `Cluster::connect`.
+struct Apart {
+    coordinator: CoordinatorStop,
+    server: ServerStop,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    address: String,
+    _store: tempfile::TempDir,
+}
+
+impl Apart {
+    fn start() -> Self {
+        let store = tempfile::tempdir().unwrap();
+        let coordinator = CoordinatorProcess::start(&CoordinatorConfig {
+            listen: "127.0.0.1:0".into(),
+            store: store.path().to_owned(),
+            partitions: Some(3),
+            replicas: 1,
+            // Nobody is given up on a machine that is busy with other tests.
+            timing: Timing { lease_ms: 60_000, client_lease_ms: 60_000, ..Timing::default() },
+        })
+        .unwrap();
+        let address = coordinator.address().to_string();
+        let server = ServerProcess::start(ServerConfig {
+            coordinators: vec![address.clone()],
+            listen: "127.0.0.1:0".into(),
+            shards: 2,
+            cores: Vec::new(),
+            shm: true,
+            memory_bytes: 8 << 30,
+            ring_bytes: 4 << 20,
+            spin: Duration::from_micros(50),
+            connect_timeout: Duration::from_secs(60),
+        })
+        .unwrap();
+        let (stop, server_stop) = (coordinator.stopper(), server.stopper());
+        let threads = vec![
+            std::thread::spawn(move || coordinator.run(|_| {}).unwrap()),
+            std::thread::spawn(move || server.run(|_| {}).unwrap()),
+        ];
+        Self { coordinator: stop, server: server_stop, threads, address, _store: store }
+    }
+
+    fn connect(&self, fabric: FabricChoice) -> Cluster {
+        let ring_bytes = config(fabric).ring_bytes;
+        let cluster = Cluster::connect_with(
+            &self.address,
+            ConnectConfig { fabric, ring_bytes, ..ConnectConfig::default() },
+        )
+        .unwrap();
+        assert_eq!((cluster.fabric(), cluster.fabric_reason()), (fabric_name(fabric), "asked for"));
+        cluster
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        self.server.stop();
+        self.coordinator.stop();
+        for thread in self.threads.drain(..) {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "a server or its coordinator failed");
+        }
+    }
+}
+
+fn fabric_name(fabric: FabricChoice) -> &'static str {
+    if fabric == FabricChoice::Tcp { "tcp" } else { "shm" }
+}
+
+/// In one process, and in several, over each fabric.
+fn on_each_fabric(test: impl Fn(Cluster)) {
     for fabric in [FabricChoice::Shm, FabricChoice::Tcp] {
-        test(config(fabric));
+        test(Cluster::embedded(config(fabric)).unwrap());
+        let apart = Apart::start();
+        test(apart.connect(fabric));
     }
 }
 
 #[test]
 fn every_push_of_every_worker_counts_once() {
-    on_each_fabric(|config| {
-        let cluster = Cluster::embedded(config).unwrap();
+    on_each_fabric(|cluster| {
         let totals = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..3)
                 .map(|worker| {
@@ -93,8 +169,7 @@ fn every_push_of_every_worker_counts_once() {
 
 #[test]
 fn a_pull_sees_the_pushes_its_session_made_before() {
-    on_each_fabric(|config| {
-        let cluster = Cluster::embedded(config).unwrap();
+    on_each_fabric(|cluster| {
         let session = cluster.session().unwrap();
         let table = session.sparse("w", 1, Add).unwrap();
         let keys = KeyList::new((0..200).collect::<Vec<u64>>()).unwrap();
@@ -108,8 +183,7 @@ fn a_pull_sees_the_pushes_its_session_made_before() {
 
 #[test]
 fn a_request_larger_than_a_ring_is_split() {
-    on_each_fabric(|config| {
-        let cluster = Cluster::embedded(config).unwrap();
+    on_each_fabric(|cluster| {
         let session = cluster.session().unwrap();
         let options = TableOptions { init: Init::Uniform { scale: 0.5 }, ..TableOptions::default() };
         let table = session.sparse_with("wide", 16, Sgd { lr: 1.0 }, options).unwrap();
@@ -193,8 +267,7 @@ fn a_dropped_table_is_gone_for_everyone() {
 
 #[test]
 fn a_bounded_pull_waits_for_the_slowest_worker_and_tells_who_is_late() {
-    on_each_fabric(|config| {
-        let cluster = Cluster::embedded(config).unwrap();
+    on_each_fabric(|cluster| {
         let fast = cluster.session().unwrap();
         let slow = cluster.session().unwrap();
         let fast_table = fast.sparse("w", 1, Add).unwrap();
@@ -247,8 +320,7 @@ fn a_push_can_wait_for_another() {
 
 #[test]
 fn dense_tables_have_all_their_rows_and_no_others() {
-    on_each_fabric(|config| {
-        let cluster = Cluster::embedded(config).unwrap();
+    on_each_fabric(|cluster| {
         let session = cluster.session().unwrap();
         let table = session.dense("V", 1000, 3, Add).unwrap();
         let rows: Vec<u64> = (0..1000).step_by(3).collect();
@@ -318,8 +390,7 @@ fn the_same_seed_gives_the_same_rows_in_another_cluster() {
 
 #[test]
 fn every_way_to_change_and_read_rows_works_over_every_fabric() {
-    on_each_fabric(|config| {
-        let cluster = Cluster::embedded(config).unwrap();
+    on_each_fabric(|cluster| {
         let session = cluster.session().unwrap();
         let options = TableOptions { dtype: Dtype::Bf16, ..TableOptions::default() };
         let table = session.sparse_with("half", 2, Add, options).unwrap();
@@ -354,8 +425,8 @@ fn every_way_to_change_and_read_rows_works_over_every_fabric() {
 
 #[test]
 fn a_pull_sees_the_push_before_it_also_when_that_push_had_to_be_sent_again() {
-    on_each_fabric(|config| {
-        let session = Cluster::embedded(config).unwrap().session().unwrap();
+    on_each_fabric(|cluster| {
+        let session = cluster.session().unwrap();
         let table = session.sparse("w", 1, Assign).unwrap();
         let list = KeyList::new((0..50).collect::<Vec<u64>>()).unwrap();
         for round in 1..=50u16 {
@@ -387,8 +458,8 @@ fn a_bounded_pull_over_many_partitions_waits_in_all_of_them() {
 
 #[test]
 fn tables_of_wide_rows_export_through_small_rings() {
-    on_each_fabric(|config| {
-        let session = Cluster::embedded(config).unwrap().session().unwrap();
+    on_each_fabric(|cluster| {
+        let session = cluster.session().unwrap();
         for (dim, rows) in [(1024, 200u64), (64, 4000)] {
             let table = session.sparse(&format!("dim {dim}"), dim, Add).unwrap();
             let keys: Vec<u64> = (0..rows).collect();

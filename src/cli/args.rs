@@ -363,6 +363,15 @@ pub(super) struct BenchArgs {
     /// How long to measure
     #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
     pub(super) seconds: f64,
+    /// Measure a running cluster; this is its coordinator
+    #[arg(long, value_name = "HOST:PORT[,HOST:PORT…]", value_parser = addresses, conflicts_with_all = ["listen", "connect"])]
+    pub(super) cluster: Option<String>,
+    /// Be the server's end only, until Ctrl-C; the first line printed is the address
+    #[arg(long, value_name = "HOST:PORT", value_parser = address, conflicts_with = "connect")]
+    pub(super) listen: Option<String>,
+    /// Be the client's end only, of a server's end with --listen
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
+    pub(super) connect: Option<String>,
     /// Write the figures as JSON
     #[arg(long, value_name = "FILE")]
     pub(super) report: Option<PathBuf>,

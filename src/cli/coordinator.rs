@@ -50,7 +50,7 @@ pub(super) fn run(args: &CoordinatorArgs) -> Result<(), Failure> {
     ));
     let stop = process.stopper();
     on_sigterm(move || stop.stop());
-    Ok(process.run()?)
+    Ok(process.run(complain)?)
 }
 
 /// The bound address is the first line of standard output. Whoever listens to the world is warned.

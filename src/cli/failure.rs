@@ -30,6 +30,16 @@ impl Failure {
         Self::usage("")
     }
 
+    /// Ctrl-C, where there was something to clear away first.
+    pub(super) fn interrupted() -> Self {
+        Self { code: 130, message: String::new() }
+    }
+
+    /// The work failed, and standard output says how: exit 1.
+    pub(super) fn told() -> Self {
+        Self { code: 1, message: String::new() }
+    }
+
     /// The work failed: exit 1.
     pub(super) fn work(message: impl Display) -> Self {
         Self { code: 1, message: message.to_string() }

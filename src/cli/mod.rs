@@ -16,6 +16,7 @@ mod job;
 mod predict;
 mod progress;
 mod quickstart;
+mod scratch;
 mod server;
 mod signals;
 mod status;

@@ -28,6 +28,15 @@ pub(super) fn watch() -> Result<(), Failure> {
     Ok(())
 }
 
+/// On the first signal of either kind, the command is told which, and ends by itself.
+pub(super) fn on_signal(end: impl FnOnce(i32) + Send + 'static) {
+    let ending = move |signal| {
+        end(signal);
+        true
+    };
+    *ENDING.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(ending));
+}
+
 /// On SIGTERM, the first one, the command is told to end well. Ctrl-C still ends it at once.
 pub(super) fn on_sigterm(end: impl FnOnce() + Send + 'static) {
     let ending = move |signal| {

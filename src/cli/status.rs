@@ -33,6 +33,8 @@ pub(super) fn run(args: &StatusArgs) -> Result<(), Failure> {
         }
         return match status.incomplete {
             None => Ok(()),
+            // Whoever reads JSON gets nothing else; it says what is missing.
+            Some(_) if args.json => Err(Failure::told()),
             Some(missing) => Err(Failure::work(missing)),
         };
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use super::args::UpArgs;
 use super::complain;
 use super::failure::Failure;
-use super::signals::on_sigterm;
+use super::scratch::Scratch;
+use super::signals::on_signal;
 use crate::client::Cluster;
 use crate::cluster::ServerState;
 
@@ -25,8 +26,8 @@ enum News {
     Address(usize, String),
     /// A child's standard output ended: it did, or soon will.
     Ended(usize),
-    /// SIGTERM.
-    Stop,
+    /// Ctrl-C or SIGTERM.
+    Stop(i32),
 }
 
 /// One child. Dropping it ends it.
@@ -43,29 +44,15 @@ impl Drop for Process {
     }
 }
 
-/// A directory that goes when this process ends well.
-struct Scratch(Option<PathBuf>);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Some(directory) = &self.0 {
-            fs::remove_dir_all(directory).ok();
-        }
-    }
-}
-
 pub(super) fn run(args: &UpArgs) -> Result<(), Failure> {
-    let directory = args
-        .dir
-        .clone()
-        .unwrap_or_else(|| std::env::temp_dir().join(format!("gradwire-up-{}", std::process::id())));
-    let _scratch = Scratch(args.dir.is_none().then(|| directory.clone()));
+    let scratch = Scratch::new("up");
+    let directory = args.dir.as_deref().unwrap_or(scratch.path());
     let store = directory.join("coordinator");
     // The servers of an earlier run are gone, and with them all that its store speaks of.
     forget(&store)?;
     let (tell, news) = channel();
-    let sigterm = tell.clone();
-    on_sigterm(move || drop(sigterm.send(News::Stop)));
+    let signals = tell.clone();
+    on_signal(move |signal| drop(signals.send(News::Stop(signal))));
 
     let program = std::env::current_exe()?;
     let mut processes = Vec::new();
@@ -93,7 +80,8 @@ pub(super) fn run(args: &UpArgs) -> Result<(), Failure> {
         match news.recv() {
             Ok(News::Ended(which)) => return Err(ended(&mut processes, which)),
             Ok(News::Address(..)) => {}
-            Ok(News::Stop) | Err(_) => return Ok(()),
+            Ok(News::Stop(signal_hook::consts::SIGINT)) => return Err(Failure::interrupted()),
+            Ok(News::Stop(_)) | Err(_) => return Ok(()),
         }
     }
 }
@@ -183,7 +171,7 @@ fn await_complete(
     loop {
         match news.recv_timeout(LOOK) {
             Ok(News::Ended(who)) => return Err(ended(processes, who)),
-            Ok(News::Stop) => return Err(Failure::work("stopped while it started; start it again")),
+            Ok(News::Stop(_)) => return Err(Failure::work("stopped while it started; start it again")),
             Ok(News::Address(..)) | Err(_) => {}
         }
         let left = deadline.saturating_duration_since(Instant::now());

@@ -34,6 +34,8 @@ const WELCOME: Duration = Duration::from_secs(2);
 const LANE: Duration = Duration::from_secs(2);
 /// How long a sign of life about a job may take.
 const SIGN: Duration = Duration::from_secs(1);
+/// How long to wait for the end of a session.
+const END: Duration = Duration::from_secs(2);
 /// Added to a request's deadline here, so that the coordinator's own reason comes first.
 const GRACE: Duration = Duration::from_millis(250);
 
@@ -307,8 +309,8 @@ impl ControlPlane for Remote {
 
     fn end_session(&self, session: SessionId) {
         self.shared.lock().sessions.remove(&session);
-        // One that nobody heard of ends with this client's lease.
-        self.request(Request::EndSession { session }, self.shared.config.deadline).ok();
+        // One that the coordinator does not hear of ends with this client's lease.
+        self.request(Request::EndSession { session }, END.min(self.shared.config.deadline)).ok();
     }
 
     fn open_table(&self, schema: &TableSchema) -> Result<(TableId, Arc<TableSchema>), ControlError> {

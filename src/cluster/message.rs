@@ -65,6 +65,8 @@ impl HostIdentity {
 pub struct ServerHello {
     /// Random for each start of the process.
     pub incarnation: u64,
+    /// Who it is, and the number of its first thread, when a coordinator of this cluster has told it.
+    pub server: Option<(ServerId, ShardId)>,
     /// Where it takes tcp lanes.
     pub address: String,
     /// Where it runs.

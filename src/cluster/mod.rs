@@ -9,8 +9,9 @@
 //! most one schema; a partition always has a chain; the map's version rises with every change and is a hint only,
 //! the epoch of a partition's chain is what decides (C4).
 //!
-//! Absent on purpose: clocks, sockets, threads, durable storage; the embedded coordinator keeps the machines behind
-//! a mutex and its memory is the store. Any thread that holds that mutex may call.
+//! [`coordinator`] joins them into the machine of a coordinator process, [`message`] is what it and the others say to
+//! each other. Absent on purpose: clocks, sockets, threads, and, but for [`store_file`], files; the embedded coordinator
+//! keeps the machines behind a mutex and its memory is the store. Any thread that holds that mutex may call.
 
 mod barrier;
 mod catalog;

@@ -5,6 +5,20 @@ use serde::{Deserialize, Serialize};
 use super::job::JobStatus;
 use crate::wire::ids::{Clock, Epoch, Lsn, PartitionId, ServerId, SessionId, ShardId, TableId};
 
+mod hexadecimal {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    pub(super) fn serialize<S: Serializer>(number: &u64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{number:016x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        u64::from_str_radix(&String::deserialize(from)?, 16).map_err(D::Error::custom)
+    }
+}
+
 /// One partition replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionStatus {
@@ -123,7 +137,7 @@ pub struct ChainStatus {
     pub lsn: Option<Lsn>,
     /// Batches that not every replica has applied.
     pub lag: Option<u64>,
-    /// Whether a server of it serves.
+    /// Whether a server of it is left.
     pub available: bool,
 }
 
@@ -141,7 +155,8 @@ pub struct WorkerStatus {
 /// The whole cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Random name of the cluster.
+    /// Random name of the cluster; sixteen hexadecimal digits in JSON, whose readers often know no 64-bit integers.
+    #[serde(with = "hexadecimal")]
     pub cluster_id: u64,
     /// Starts of its coordinator.
     pub term: u64,

@@ -168,3 +168,74 @@ fn read(bytes: &[u8]) -> Result<Record, String> {
     }
     serde_json::from_slice(body).map_err(|error| format!("its contents cannot be read: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_was_saved_last_is_loaded_by_the_next_owner() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileStore::open(directory.path()).unwrap();
+        assert!(store.load().unwrap().is_none());
+        for partitions in [3, 5] {
+            store.save(&Record::new(7, partitions, 1)).unwrap();
+        }
+        drop(store);
+        let store = FileStore::open(directory.path()).unwrap();
+        assert_eq!(store.load().unwrap(), Some(Record::new(7, 5, 1)));
+    }
+
+    #[test]
+    fn a_store_has_one_owner() {
+        let directory = tempfile::tempdir().unwrap();
+        let _store = FileStore::open(directory.path()).unwrap();
+        let error = FileStore::open(directory.path()).unwrap_err();
+        assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+        assert!(error.to_string().contains(&directory.path().display().to_string()));
+    }
+
+    #[test]
+    fn a_crash_while_it_saves_leaves_the_old_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileStore::open(directory.path()).unwrap();
+        store.save(&Record::new(7, 3, 1)).unwrap();
+        let half = written(&Record::new(7, 4, 1)).unwrap();
+        fs::write(directory.path().join("state.new"), &half[..half.len() / 2]).unwrap();
+        assert_eq!(store.load().unwrap(), Some(Record::new(7, 3, 1)));
+        store.save(&Record::new(7, 5, 1)).unwrap();
+        assert_eq!(store.load().unwrap(), Some(Record::new(7, 5, 1)));
+    }
+
+    #[test]
+    fn a_record_of_another_form_or_that_contradicts_itself_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileStore::open(directory.path()).unwrap();
+        store.save(&Record::new(7, 0, 1)).unwrap();
+        let error = store.load().unwrap_err();
+        assert!(matches!(error, StoreError::Record { .. }) && error.to_string().contains("state"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_torn_or_changed_file_is_named_and_refused(cut in any::<usize>(), at in any::<usize>(), bit in 0u8..8) {
+            let whole = written(&Record::new(7, 3, 1)).unwrap();
+            prop_assert!(read(&whole).is_ok());
+            prop_assert!(read(&whole[..cut % whole.len()]).is_err());
+            let mut changed = whole.clone();
+            let at = at % whole.len();
+            changed[at] ^= 1 << bit;
+            // The newline at the end says nothing; a digit of the checksum may change its case.
+            if at + 1 < whole.len() && !changed.eq_ignore_ascii_case(&whole) {
+                prop_assert!(read(&changed).is_err());
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&bytes);
+        }
+    }
+}

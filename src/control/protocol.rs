@@ -54,3 +54,73 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<Option<Received<M>>, ProtocolE
     let message = serde_json::from_slice(frame.body)?;
     Ok(Some(Received { cluster: frame.cluster, term: frame.term, message, bytes: frame.bytes() }))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cluster::message::{ClientHello, Request};
+    use crate::wire::ids::SessionId;
+
+    fn messages() -> impl Strategy<Value = ToCoordinator> {
+        let hello = (any::<u64>(), ".{0,20}", prop::collection::vec(any::<u64>(), 0..5)).prop_map(
+            |(client, process, sessions)| {
+                let sessions = sessions.into_iter().map(SessionId).collect();
+                ToCoordinator::Client(ClientHello { client, process, sessions })
+            },
+        );
+        let request = prop_oneof![
+            Just(Request::BeginSession),
+            Just(Request::Status),
+            any::<u64>().prop_map(|session| Request::EndSession { session: SessionId(session) }),
+            (".{0,20}", any::<u64>()).prop_map(|(name, count)| Request::Barrier { name, count }),
+            ".{0,20}".prop_map(|name| Request::DropTable { name }),
+        ];
+        let request = (any::<u64>(), any::<u64>(), request)
+            .prop_map(|(id, deadline_ms, request)| ToCoordinator::Request { id, deadline_ms, request });
+        prop_oneof![hello, request, Just(ToCoordinator::Heartbeat)]
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_reads_back(cluster in any::<u64>(), term in any::<u64>(), message in messages()) {
+            let bytes = encode(cluster, term, &message).unwrap();
+            let received = decode::<ToCoordinator>(&bytes).unwrap().unwrap();
+            prop_assert_eq!((received.cluster, received.term, received.bytes), (cluster, term, bytes.len()));
+            prop_assert_eq!(received.message, message);
+        }
+
+        #[test]
+        fn no_body_makes_the_reader_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let frame = control_frame::encode(1, 1, &body).unwrap();
+            let _ = decode::<ToCoordinator>(&frame);
+            let _ = decode::<FromCoordinator>(&frame);
+        }
+
+        #[test]
+        fn a_changed_body_is_refused_or_another_message(message in messages(), at in any::<usize>(), byte in any::<u8>()) {
+            let mut body = serde_json::to_vec(&message).unwrap();
+            let at = at % body.len();
+            body[at] = byte;
+            let frame = control_frame::encode(1, 1, &body).unwrap();
+            if let Ok(Some(received)) = decode::<ToCoordinator>(&frame) {
+                let again = encode(1, 1, &received.message).unwrap();
+                prop_assert_eq!(decode::<ToCoordinator>(&again).unwrap().unwrap().message, received.message);
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_nobody_knows_is_refused() {
+        let frame =
+            control_frame::encode(1, 1, br#"{"client":{"client":1,"process":"","sessions":[],"more":1}}"#);
+        assert!(matches!(decode::<ToCoordinator>(&frame.unwrap()), Err(ProtocolError::Message(_))));
+    }
+
+    #[test]
+    fn json_nested_without_end_is_refused() {
+        let frame = control_frame::encode(1, 1, &[b'['; 1 << 20]).unwrap();
+        assert!(matches!(decode::<ToCoordinator>(&frame), Err(ProtocolError::Message(_))));
+    }
+}

@@ -188,3 +188,81 @@ pub fn connect(name: &str, hello: &Hello, deadline: Instant) -> Result<LaneEnd, 
     (&socket).write_all(&knock).map_err(io)?;
     accept(socket, config, patience(deadline)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn door(name: &str) -> Door {
+        Door::open(&format!("gradwire-test-{}-{name}", std::process::id())).unwrap()
+    }
+
+    fn hello(ring_bytes: usize) -> Hello {
+        Hello { cluster: 7, shard: ShardId(3), ring_bytes, flags: 0 }
+    }
+
+    fn visitor(door: &Door) -> Visitor {
+        door.accept(PATIENCE).unwrap().expect("someone knocks")
+    }
+
+    #[test]
+    fn a_visitor_is_known_by_what_it_wants_and_gets_a_lane() {
+        let door = door("lane");
+        let name = door.name().to_owned();
+        let asking = std::thread::spawn(move || connect(&name, &hello(64 << 10), Instant::now() + PATIENCE));
+        let known = visitor(&door).hello(Instant::now() + PATIENCE).unwrap();
+        assert_eq!(*known.hello(), hello(64 << 10));
+        known.welcome(LaneConfig { ring_bytes: 128 << 10 }).unwrap();
+        asking.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_refusal_says_why() {
+        let door = door("refusal");
+        for (ring_bytes, reason) in [(64 << 10, RejectReason::Cluster), (256 << 10, RejectReason::Ring)] {
+            let name = door.name().to_owned();
+            let asking =
+                std::thread::spawn(move || connect(&name, &hello(ring_bytes), Instant::now() + PATIENCE));
+            let known = visitor(&door).hello(Instant::now() + PATIENCE).unwrap();
+            let refused = match reason {
+                RejectReason::Ring => known.welcome(LaneConfig { ring_bytes: 128 << 10 }).unwrap_err(),
+                reason => known.reject(reason),
+            };
+            assert!(matches!(refused, SetupError::Refused { reason: told, .. } if told == reason));
+            let heard = asking.join().unwrap().unwrap_err();
+            assert!(matches!(heard, SetupError::Rejected { reason: told, .. } if told == reason), "{heard}");
+        }
+    }
+
+    #[test]
+    fn silence_half_a_knock_and_other_words_end_in_time() {
+        let door = door("hostile");
+        let knock = || {
+            let address = SocketAddr::from_abstract_name(door.name()).unwrap();
+            UnixStream::connect_addr(&address).unwrap()
+        };
+        let soon = || Instant::now() + Duration::from_millis(50);
+        let silent = knock();
+        assert!(matches!(visitor(&door).hello(soon()), Err(SetupError::Deadline { .. })));
+        (&silent).write_all(&KNOCK_MAGIC.to_le_bytes()).ok();
+        let half = knock();
+        (&half).write_all(&KNOCK_MAGIC.to_le_bytes()).unwrap();
+        assert!(matches!(visitor(&door).hello(soon()), Err(SetupError::Deadline { .. })));
+        let other = knock();
+        (&other).write_all(b"GET / HTTP/1.1\r\nHost: somewhere\r\n").unwrap();
+        assert!(matches!(
+            visitor(&door).hello(Instant::now() + PATIENCE),
+            Err(SetupError::Unexpected { .. })
+        ));
+        drop(knock());
+        assert!(matches!(visitor(&door).hello(Instant::now() + PATIENCE), Err(SetupError::Closed { .. })));
+    }
+
+    #[test]
+    fn nobody_behind_the_door_is_named() {
+        let error = connect("gradwire-test-nobody", &hello(64 << 10), Instant::now() + PATIENCE).unwrap_err();
+        assert!(error.to_string().contains("@gradwire-test-nobody"), "{error}");
+    }
+}

@@ -1,4 +1,5 @@
-//! The server: pinned threads that each own a shard, and their assembly into a cluster in one process.
+//! The server: pinned threads that each own a shard, and their assembly: a cluster in one process, a server process
+//! with its link to a coordinator, and the coordinator as a process.
 //!
 //! The problem: take records from many lanes, keep every partition's order, apply it at the speed of memory, and
 //! never trust a byte that a peer wrote. The idea: one thread owns a shard whole (its lanes, its rows, its
@@ -9,8 +10,8 @@
 //! `TURN_BYTES` from one lane; a lane whose owner takes no answers is not read, and cut in the end.
 //!
 //! Absent on purpose: locks, allocation, system calls and log lines per record; replication to successors (the
-//! forward step has nobody to send to in a chain of one); a coordinator that outlives the process.
-//! [`Embedded`] may be called from any thread; everything in `shard` belongs to the shard's own.
+//! forward step has nobody to send to in a chain of one).
+//! [`Embedded`], [`ServerProcess`] and [`coordinator::CoordinatorProcess`] may be called from any thread; everything in `shard` belongs to the shard's own.
 
 mod acceptor;
 pub mod coordinator;

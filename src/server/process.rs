@@ -23,7 +23,7 @@ use crate::control::{ControlError, random, this_host};
 use crate::lane::shm::Door;
 use crate::lane::tcp::Listener;
 use crate::lane::{LaneConfig, SetupError};
-use crate::wire::ids::{SessionId, ShardId, TableId};
+use crate::wire::ids::{ServerId, SessionId, ShardId, TableId};
 
 /// Pauses between attempts to find a coordinator again: short while one that restarts would come back.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
@@ -80,6 +80,8 @@ struct Shared {
     config: ServerConfig,
     incarnation: u64,
     door: Option<String>,
+    /// Told by the first welcome.
+    identity: Mutex<Option<(ServerId, ShardId)>>,
     group: Mutex<Option<Group>>,
     /// The connection that answers go to, and whom it belongs to.
     link: Mutex<Option<(Arc<Connection>, Allegiance)>>,
@@ -126,6 +128,7 @@ impl ServerProcess {
             config,
             incarnation,
             door: door.as_ref().map(|door| door.name().to_owned()),
+            identity: Mutex::new(None),
             group: Mutex::new(None),
             link: Mutex::new(None),
             tables: Mutex::default(),
@@ -158,10 +161,11 @@ impl ServerProcess {
         let deadline = Instant::now() + shared.config.connect_timeout;
         let mut allegiance = Allegiance::default();
         let (asks, to_do) = unbounded();
-        let mut first = shared.find(own, &mut allegiance, deadline)?;
+        let found = shared.find(own, &mut allegiance, deadline);
         if shared.stop.load(Ordering::Acquire) {
             return Ok(());
         }
+        let mut first = found?;
         let (_, first_shard) = first.server;
         shared.begin(first_shard)?;
         let served = || -> Result<Served, ControlError> {
@@ -244,7 +248,7 @@ struct Found {
     connection: Arc<Connection>,
     inbox: Inbox,
     heartbeat: Duration,
-    server: (crate::wire::ids::ServerId, ShardId),
+    server: (ServerId, ShardId),
 }
 
 impl Shared {
@@ -288,6 +292,7 @@ impl Shared {
         };
         let hello = ServerHello {
             incarnation: self.incarnation,
+            server: *lock(&self.identity),
             address: address.to_string(),
             host: this_host(),
             door: self.door.clone(),
@@ -302,6 +307,11 @@ impl Shared {
         match received.message {
             FromCoordinator::Welcome(Welcome { timing, server: Some(server) }) => {
                 allegiance.admit(received.cluster, received.term)?;
+                let known = *lock(&self.identity).get_or_insert(server);
+                if known != server {
+                    let reason = format!("it takes this server for {}, it is {}", server.0, known.0);
+                    return Err(ConnectionError::Stranger { reason });
+                }
                 let connection = Arc::new(connection);
                 *lock(&self.link) = Some((Arc::clone(&connection), *allegiance));
                 let heartbeat = Duration::from_millis(timing.heartbeat_ms.max(1));

@@ -1,6 +1,7 @@
 //! `gradwire bench`: what a user can measure on his own machine in seconds.
 //!
-//! `push`, `pull` and `latency` run one server thread and one client thread, joined by the fabric asked for, through
+//! `push`, `pull` and `latency` run one server thread and one client thread, joined by the fabric asked for, in one
+//! process, in two (`--listen`, `--connect`) or against a running cluster (`--cluster`), through
 //! the public client and nothing below it. Rows exist before timing starts. A rate is the median over slices of the
 //! run, so that a pause of the machine costs one slice; a latency runs from the request to its answer, with all
 //! requests in flight counted. `kernels` calls the arithmetic directly and sets it against the memory's bandwidth,
@@ -8,6 +9,7 @@
 //!
 //! Absent on purpose: comparing runs. A figure goes with its machine and commit into the report.
 
+mod apart;
 mod histogram;
 mod kernels;
 mod lane;
@@ -54,6 +56,9 @@ pub(super) fn run(op: &BenchOp) -> Result<(), Failure> {
                 inflight: 1,
                 report: args.report.clone(),
                 optimizer: args.optimizer.clone(),
+                cluster: args.cluster.clone(),
+                listen: args.listen.clone(),
+                connect: args.connect.clone(),
                 ..*args
             },
         ),
@@ -77,6 +82,9 @@ fn traffic(op: &'static str, args: &BenchArgs) -> Result<(), Failure> {
             "--batch {} distinct keys do not fit a key space of --keys {}; lower the one or raise the other",
             args.batch, args.keys
         )));
+    }
+    if let Some(listen) = &args.listen {
+        return apart::serve(listen, args, &rule);
     }
     probe_all([args.report.as_deref()])?;
     let display = Display::start()?;
@@ -110,10 +118,15 @@ fn measure(
     rule: Rule,
     progress: &Progress,
 ) -> Result<(&'static str, Measured), Failure> {
-    let cluster = Cluster::embedded(config(args, &rule))?;
+    let running = args.cluster.as_ref().or(args.connect.as_ref());
+    let (cluster, name) = match running {
+        // A cluster that runs may hold the table of another bench.
+        Some(address) => (apart::join(address, args)?, format!("bench-{:016x}", crate::control::random())),
+        None => (Cluster::embedded(config(args, &rule))?, "bench".to_owned()),
+    };
     let measured = on_second_core(|| {
         let session = cluster.session()?;
-        let table = session.sparse("bench", args.dim as usize, rule)?;
+        let table = session.sparse(&name, args.dim as usize, rule)?;
         let lists = KeyLists::new(args.keys, args.batch as usize, args.batches as usize, !args.no_key_cache)?;
         let mut client = Client::new(&table, lists, args.inflight as usize, args.fresh_keys);
         client.make_rows(args.keys, progress)?;
@@ -125,6 +138,9 @@ fn measure(
             _ => client.pull(duration, progress)?,
         };
         session.flush()?;
+        if running.is_some() {
+            session.drop_table(&name)?;
+        }
         Ok(measured)
     })?;
     Ok((cluster.fabric(), measured))

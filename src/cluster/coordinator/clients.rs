@@ -15,6 +15,9 @@ use crate::wire::ids::SessionId;
 /// How long servers have to report for a status; one that does not is shown without figures.
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Most requests of a client that wait at a time: a few for each of its threads.
+const MOST_WAITING: usize = 1 << 11;
+
 /// One client process.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
@@ -113,9 +116,19 @@ impl Coordinator {
         }
     }
 
+    fn waiting_of(&self, connection: ConnectionId) -> usize {
+        let pending = self.pending.iter().filter(|pending| pending.asker.connection == connection).count();
+        let gathered = self.gathered.iter().filter(|waiter| waiter.asker.connection == connection).count();
+        pending + gathered + self.operations_of(connection)
+    }
+
     /// Takes a request: some are answered at once, the others wait until servers hold what the map says.
     pub(super) fn on_request(&mut self, pending: Pending) {
         let Pending { asker, client, request, until } = pending;
+        if self.waiting_of(asker.connection) >= MOST_WAITING {
+            let message = format!("{MOST_WAITING} requests of this client wait already; try again later");
+            return self.answer(asker, Err(Failure::other(message)));
+        }
         match request {
             Request::EndSession { session } => {
                 if self.sessions.get(&session).is_some_and(|owner| *owner != client) {

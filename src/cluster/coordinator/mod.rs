@@ -102,6 +102,8 @@ pub struct Coordinator {
     placed_on: Vec<ServerId>,
     /// Numbers placements, for servers to confirm.
     placement: u64,
+    /// The newest epoch of any chain; none is given twice.
+    last_epoch: u64,
     servers: BTreeMap<ServerId, Server>,
     last_server: u32,
     next_shard: u32,
@@ -126,6 +128,7 @@ pub struct Coordinator {
     jobs_unsaved: Option<Duration>,
     addresses: Vec<String>,
     outputs: Vec<Output>,
+    complaints: Vec<String>,
 }
 
 impl Coordinator {
@@ -145,6 +148,7 @@ impl Coordinator {
             map: record.map(),
             placed_on: record.placed_on,
             placement: record.placement,
+            last_epoch: record.last_epoch,
             servers: BTreeMap::new(),
             last_server: record.last_server,
             next_shard: record.next_shard,
@@ -163,6 +167,7 @@ impl Coordinator {
             jobs_unsaved: None,
             addresses,
             outputs: Vec::new(),
+            complaints: Vec::new(),
         };
         machine.servers =
             record.servers.into_iter().map(|server| (server.server, Server::recorded(server))).collect();
@@ -197,6 +202,11 @@ impl Coordinator {
     /// What is to be done now.
     pub fn take_outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)
+    }
+
+    /// Lines for whoever runs the process.
+    pub fn take_complaints(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.complaints)
     }
 
     /// A message came. `cluster` and `term` are the sender's.
@@ -307,3 +317,6 @@ impl Coordinator {
         self.begin_pending();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -172,7 +172,7 @@ impl Coordinator {
         match (kind, failed) {
             (Kind::Hold { .. }, Some(failure)) => {
                 // The server stays unconfirmed, which status shows.
-                self.complain(format!("a server did not take its partitions: {failure:?}"));
+                self.complaints.push(format!("a server did not take its partitions: {failure:?}"));
             }
             (Kind::Hold { .. } | Kind::Tidy, _) => {}
             (Kind::Begin { session, clock }, None) if self.catalog.is_live(session) => {
@@ -218,6 +218,12 @@ impl Coordinator {
     /// A server that does not drop what was half made is told again when it comes back.
     fn lease_of_undoing(&self) -> Duration {
         self.clock + Duration::from_secs(5)
+    }
+
+    /// How many a connection waits for.
+    pub(super) fn operations_of(&self, connection: super::ConnectionId) -> usize {
+        let asks = |open: &&Operation| open.asker.is_some_and(|asker| asker.connection == connection);
+        self.operations.values().filter(asks).count()
     }
 
     /// Servers of the map that are not gone.

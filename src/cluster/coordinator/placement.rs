@@ -7,11 +7,15 @@ use crate::cluster::message::{Ask, FromCoordinator, Holding, ServerEntry};
 use crate::cluster::{Map, ShardInfo};
 use crate::wire::ids::{Epoch, ServerId, ShardId};
 
+/// A server that has been silent for so many leases gets no partitions, and the cluster is not complete with it; fewer
+/// would move them at every hiccup. Silence alone never takes the last copy from it.
+const PATIENCE_LEASES: u32 = 10;
+
 impl Coordinator {
     /// Places all partitions anew when the servers have changed and there is nothing to move: no table, no session,
     /// none of either in the making.
     pub(super) fn place(&mut self) {
-        if !self.catalog.is_without_tables() || !self.sessions.is_empty() || self.session_ends_under_way() {
+        if !self.is_empty() {
             return;
         }
         let waits = self.placed_on.iter().any(|id| matches!(self.servers[id].life, Life::Away(_)));
@@ -19,8 +23,18 @@ impl Coordinator {
             return;
         }
         let live: Vec<ServerId> =
-            self.servers.values().filter(|s| s.connection().is_some()).map(|s| s.record.server).collect();
-        if live.len() < self.replicas as usize || live == self.placed_on {
+            self.servers.values().filter(|server| self.is_well(server)).map(|s| s.record.server).collect();
+        if live == self.placed_on {
+            return;
+        }
+        if live.len() < self.replicas as usize {
+            // What is gone held nothing: there is no map until others come.
+            if !self.placed_on.is_empty() && self.lost().len() == self.placed_on.len() {
+                self.map.partitions.clear();
+                self.placed_on.clear();
+                self.servers.retain(|_, server| server.life != Life::Gone);
+                self.changed = true;
+            }
             return;
         }
         let shards = live.iter().flat_map(|id| self.servers[id].shard_ids());
@@ -29,10 +43,10 @@ impl Coordinator {
             // The number of partitions was checked with the record, and there is a shard.
             return;
         };
-        let newest = self.map.partitions.iter().map(|chain| chain.epoch.0).max().unwrap_or(0);
+        self.last_epoch += 1;
         for (at, chain) in map.partitions.iter_mut().enumerate() {
             let before = self.map.partitions.get(at).filter(|before| before.members == chain.members);
-            chain.epoch = before.map_or(Epoch(newest + 1), |before| before.epoch);
+            chain.epoch = before.map_or(Epoch(self.last_epoch), |before| before.epoch);
         }
         map.version = self.map.version + 1;
         map.shards = Vec::new();
@@ -46,6 +60,16 @@ impl Coordinator {
         for server in self.servers.keys().copied().collect::<Vec<_>>() {
             self.ask_to_hold(server);
         }
+    }
+
+    /// Whether there is nothing to lose: no table, no session, none of either in the making or ending.
+    fn is_empty(&self) -> bool {
+        self.catalog.is_without_tables() && self.sessions.is_empty() && !self.session_ends_under_way()
+    }
+
+    /// Here, and heard of: one that was stopped gets nothing new to hold.
+    fn is_well(&self, server: &super::servers::Server) -> bool {
+        server.connection().is_some() && self.clock < server.heard + PATIENCE_LEASES * self.lease()
     }
 
     /// Tells a server what it holds, if it is here.
@@ -104,11 +128,11 @@ impl Coordinator {
         if self.placed_on.is_empty() {
             return Some(format!("{here} servers have joined, {} are needed", self.replicas));
         }
-        let missing = self.placed_on.iter().map(|id| &self.servers[id]).find(|server| {
-            server.connection().is_none()
-                || server.confirmed != Some(self.placement)
-                || self.is_silent(server)
-        });
+        let missing = self
+            .placed_on
+            .iter()
+            .map(|id| &self.servers[id])
+            .find(|server| !self.is_well(server) || server.confirmed != Some(self.placement));
         missing.map(|server| {
             format!("{} does not answer or has not yet confirmed its partitions", server.name())
         })

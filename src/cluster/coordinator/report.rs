@@ -9,11 +9,6 @@ use crate::cluster::{ChainStatus, ServerState, ServerStatus, Status, TableStatus
 use crate::wire::ids::{Clock, PartitionId, SessionId};
 
 impl Coordinator {
-    /// For the one who runs the process.
-    pub(super) fn complain(&mut self, line: String) {
-        tracing::warn!("{line}");
-    }
-
     fn state_of(&self, server: &Server) -> ServerState {
         match server.life {
             Life::Gone => ServerState::Gone,
@@ -65,7 +60,7 @@ impl Coordinator {
                 epoch: chain.epoch,
                 lsn: head.map(|head| head.lsn),
                 lag: head.map(|head| head.lsn.0.saturating_sub(head.acked_lsn.0)),
-                available: members.iter().any(|server| self.state_of(server) == ServerState::Serving),
+                available: members.iter().any(|server| server.life != Life::Gone),
             }
         });
         let incomplete = self.incomplete();

@@ -86,7 +86,7 @@ impl Coordinator {
                 }
                 server
             }
-            None if !hello.tables.is_empty() => {
+            None if !hello.tables.is_empty() || (hello.server.is_some() && cluster != self.cluster) => {
                 let reason = format!(
                     "this server holds {} tables that the coordinator's store does not know; point the coordinator \
                      to the store of their cluster ({cluster:016x})",
@@ -94,11 +94,16 @@ impl Coordinator {
                 );
                 return self.refuse(connection, reason);
             }
-            None => self.new_server(),
+            None => match self.identity_again(cluster, &hello) {
+                Some(server) => server,
+                None => self.new_server(),
+            },
         };
         let shards = hello.shards;
-        let first_shard =
-            self.servers.get(&server).map_or(ShardId(self.next_shard), |s| s.record.first_shard);
+        // One that is known keeps its numbers; one that was forgotten brings them; a new one gets the next.
+        let told = hello.server.filter(|(told, _)| *told == server).map(|(_, first)| first);
+        let recorded = self.servers.get(&server).map(|known| known.record.first_shard);
+        let first_shard = recorded.or(told).unwrap_or(ShardId(self.next_shard));
         let record = ServerRecord {
             server,
             incarnation: hello.incarnation,
@@ -117,12 +122,13 @@ impl Coordinator {
         if before.is_none_or(|before| before.record != record) {
             self.changed = true;
         }
-        if before.is_none() {
-            self.next_shard += shards;
-        }
+        self.next_shard = self.next_shard.max(first_shard.0 + shards);
         if was_gone {
             self.map.version += 1;
             self.changed = true;
+        }
+        if before.is_none() || was_gone {
+            self.complaints.push(format!("server {server} at {} joined", record.address));
         }
         let life = Life::Here(connection);
         self.servers.insert(server, Server { record, life, heard: self.clock, confirmed: None });
@@ -130,6 +136,19 @@ impl Coordinator {
         let welcome = Welcome { timing: self.timing, server: Some((server, first_shard)) };
         self.send(connection, FromCoordinator::Welcome(welcome));
         self.reconcile(server, &hello.tables.into_iter().collect(), &hello.sessions.into_iter().collect());
+    }
+
+    /// A server that was forgotten while it was away, with nothing in it, keeps the numbers it was given: its threads
+    /// carry them.
+    fn identity_again(&self, cluster: u64, hello: &ServerHello) -> Option<ServerId> {
+        let (server, first) = hello.server.filter(|_| cluster == self.cluster)?;
+        let end = first.0.checked_add(hello.shards)?;
+        let given = server.0 <= self.last_server && end <= self.next_shard;
+        let taken = self.servers.values().any(|other| {
+            let theirs = other.record.first_shard.0..other.record.first_shard.0 + other.record.shards;
+            other.record.server == server || (first.0 < theirs.end && theirs.start < end)
+        });
+        (given && !taken).then_some(server)
     }
 
     fn new_server(&mut self) -> ServerId {
@@ -207,6 +226,7 @@ impl Coordinator {
         for id in gone {
             if let Some(server) = self.servers.get_mut(&id) {
                 server.life = Life::Gone;
+                self.complaints.push(format!("{} is gone", server.name()));
             }
             self.map.version += 1;
             self.changed = true;

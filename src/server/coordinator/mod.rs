@@ -1,15 +1,16 @@
 //! The coordinator as a process: one thread that feeds sockets and time to the state machine and does what it says.
 //!
-//! A turn: take what epoll reports, accept, read all that lies there, cut who is late or speaks something else, let
+//! A turn: take what epoll reports, accept, read what lies there (of each peer up to a mebibyte), cut who is late or speaks something else, let
 //! the machine judge, make its record durable, then send. Nothing here decides about the cluster.
 //!
 //! A peer has two seconds for its hello, and for the rest of a message once it began one; a message has at most 16
 //! MiB, what a peer does not take at most 64 MiB. There are at most [`MOST_PEERS`] connections; each costs a
 //! descriptor and what it has sent so far.
 
+mod news;
 mod peer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -20,9 +21,10 @@ use std::time::{Duration, Instant};
 use gradwire_ffi::event::{Epoll, EventFd};
 use thiserror::Error;
 
+use self::news::News;
 use self::peer::{Cut, Peer};
 use crate::cluster::coordinator::{ConnectionId, Coordinator, Output, Record};
-use crate::cluster::message::Timing;
+use crate::cluster::message::{FromCoordinator, Timing};
 use crate::cluster::store_file::{FileStore, StoreError};
 use crate::control::protocol::encode;
 use crate::control::random;
@@ -120,6 +122,9 @@ pub struct CoordinatorProcess {
     stop: CoordinatorStop,
     /// Connections that lie in the kernel's queue because descriptors ran out.
     accept_later: bool,
+    /// Peers that may have sent more than was read.
+    unread: BTreeSet<u64>,
+    news: News,
 }
 
 impl CoordinatorProcess {
@@ -157,6 +162,8 @@ impl CoordinatorProcess {
             began: Instant::now(),
             stop,
             accept_later: false,
+            unread: BTreeSet::new(),
+            news: News::default(),
         })
     }
 
@@ -184,27 +191,29 @@ impl CoordinatorProcess {
         self.stop.clone()
     }
 
-    /// Coordinates until it is stopped.
+    /// Coordinates until it is stopped. `say` is told, in one line, what whoever runs it may want to know.
     ///
     /// # Errors
     /// The store failed: what cannot be made durable cannot be decided.
-    pub fn run(mut self) -> Result<(), CoordinatorError> {
+    pub fn run(mut self, mut say: impl FnMut(&str)) -> Result<(), CoordinatorError> {
         let mut ready = Vec::new();
         while !self.stop.stop.load(Ordering::Acquire) {
             ready.clear();
-            self.epoll.wait(TICK, &mut ready);
+            // Reports come once a change: who was not read to the end is read without one.
+            self.epoll.wait(if self.unread.is_empty() { TICK } else { Duration::ZERO }, &mut ready);
+            let unread = std::mem::take(&mut self.unread);
             if self.accept_later || ready.iter().any(|event| event.token == LISTENER) {
                 self.accept();
             }
-            for event in &ready {
-                if event.token >= FIRST_PEER {
-                    self.read(event.token);
-                    self.write(event.token);
-                }
+            let reported = ready.iter().map(|event| event.token).filter(|token| *token >= FIRST_PEER);
+            for token in reported.chain(unread).collect::<BTreeSet<u64>>() {
+                self.read(token);
+                self.write(token);
             }
             self.cut_the_late();
             self.machine.tick(self.began.elapsed());
             self.act()?;
+            self.news.tell(&mut say);
         }
         Ok(())
     }
@@ -215,14 +224,14 @@ impl CoordinatorProcess {
             match self.listener.accept() {
                 Ok((stream, from)) => {
                     if self.peers.len() >= MOST_PEERS {
-                        tracing::warn!(%from, "turned away: {MOST_PEERS} connections are open");
+                        self.news.add(format!("{from} was turned away: {MOST_PEERS} connections are open"));
                         continue;
                     }
                     self.last_peer += 1;
                     let token = self.last_peer;
                     match Peer::new(stream, from, &self.epoll, token) {
                         Ok(peer) => drop(self.peers.insert(token, peer)),
-                        Err(error) => tracing::warn!(%from, %error, "a connection was not taken"),
+                        Err(error) => self.news.add(format!("{from} was not taken: {error}")),
                     }
                 }
                 Err(error) => match error.kind() {
@@ -248,8 +257,10 @@ impl CoordinatorProcess {
             let sender = (message.cluster, message.term);
             self.machine.on_message(self.began.elapsed(), connection, sender, message.message);
         }
-        if let Err(cut) = outcome {
-            self.cut(token, &cut);
+        match outcome {
+            Ok(true) => drop(self.unread.insert(token)),
+            Ok(false) => {}
+            Err(cut) => self.cut(token, &cut),
         }
     }
 
@@ -272,9 +283,15 @@ impl CoordinatorProcess {
     }
 
     fn cut(&mut self, token: u64, cut: &Cut) {
-        if let Some(peer) = self.peers.remove(&token) {
+        if let Some(mut peer) = self.peers.remove(&token) {
             if !cut.is_usual() {
-                tracing::warn!(from = %peer.from(), "a connection was cut: {cut}");
+                self.news.add(format!("the connection of {} was cut: {cut}", peer.from()));
+                let refused = FromCoordinator::Refused { reason: cut.to_string() };
+                if let Ok(bytes) = encode(self.machine.cluster(), self.machine.term(), &refused) {
+                    // As much as goes; it may be gone, or not listen.
+                    peer.queue(bytes);
+                    peer.write().ok();
+                }
             }
             self.epoll.remove(peer.stream());
             self.machine.on_closed(self.began.elapsed(), ConnectionId(token));
@@ -286,6 +303,9 @@ impl CoordinatorProcess {
         loop {
             if let Some(record) = self.machine.take_record() {
                 self.store.save(&record)?;
+            }
+            for line in self.machine.take_complaints() {
+                self.news.add(line);
             }
             let outputs = self.machine.take_outputs();
             if outputs.is_empty() {

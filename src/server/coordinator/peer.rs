@@ -20,6 +20,10 @@ const SILENCE: Duration = Duration::from_secs(5);
 const ROOM: usize = 64 << 10;
 /// What a peer may leave lying; a map of 65,536 partitions is 2 MiB.
 const MOST_QUEUED: usize = 64 << 20;
+/// Read in one turn of the loop: the others' messages are not to wait for one that never ends.
+const MOST_READ: usize = 1 << 20;
+/// Of a peer that has not said hello: the largest names the tables and sessions of a server.
+const MOST_UNGREETED: usize = 1 << 20;
 /// Larger buffers are given back when they are empty.
 const KEPT: usize = 256 << 10;
 
@@ -38,6 +42,9 @@ pub(super) enum Cut {
     /// It says nothing, or not the rest.
     #[error("{0} did not come in two seconds")]
     Late(&'static str),
+    /// Too much before its hello.
+    #[error("its hello has more than {MOST_UNGREETED} bytes")]
+    LongHello,
     /// It does not read.
     #[error("it does not take its messages")]
     Stuck,
@@ -89,8 +96,9 @@ impl Peer {
         &self.stream
     }
 
-    /// Takes all that lies in the socket; whole messages go to `received`, also when it ends with an error.
-    pub(super) fn read(&mut self, received: &mut Vec<Received<ToCoordinator>>) -> Result<(), Cut> {
+    /// Takes what lies in the socket; whole messages go to `received`, also when it ends with an error. Gives whether
+    /// there may be more.
+    pub(super) fn read(&mut self, received: &mut Vec<Received<ToCoordinator>>) -> Result<bool, Cut> {
         let outcome = self.take(received);
         if !received.is_empty() {
             self.greeted = true;
@@ -106,17 +114,20 @@ impl Peer {
         } else {
             self.due_since.get_or_insert_with(Instant::now);
         }
+        if !self.greeted && self.inbox.len() > MOST_UNGREETED {
+            return Err(Cut::LongHello);
+        }
         outcome
     }
 
-    fn take(&mut self, received: &mut Vec<Received<ToCoordinator>>) -> Result<(), Cut> {
+    fn take(&mut self, received: &mut Vec<Received<ToCoordinator>>) -> Result<bool, Cut> {
         let mut room = [0; ROOM];
-        loop {
+        for _ in 0..MOST_READ / ROOM {
             match (&self.stream).read(&mut room) {
                 Ok(0) => return Err(Cut::Closed),
                 Ok(bytes) => self.inbox.extend_from_slice(&room[..bytes]),
                 Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => return Ok(()),
+                    ErrorKind::WouldBlock => return Ok(false),
                     ErrorKind::Interrupted => continue,
                     ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => return Err(Cut::Closed),
                     _ => return Err(Cut::Io(error)),
@@ -136,6 +147,7 @@ impl Peer {
             self.inbox.drain(..used);
             parsed?;
         }
+        Ok(true)
     }
 
     /// Queues a message's bytes.
