@@ -23,6 +23,12 @@ pub enum DataError {
         /// What the system or the decompressor said.
         cause: io::Error,
     },
+    /// Blocks are read from any place, more than once.
+    #[error("{file} is no regular file, and a job reads its data in blocks; give it as a file")]
+    NoFile {
+        /// What it is.
+        file: String,
+    },
     /// The file has no bytes.
     #[error("{file} is empty; give a file with at least one example")]
     Empty {

@@ -12,6 +12,7 @@
 //! Absent on purpose: guessing a format, a delimiter or a column's type; hashing tricks into small spaces. A [`Stream`]
 //! belongs to one thread; [`Epoch`] is shared by the workers.
 
+mod blocks;
 mod chunk;
 mod csv;
 mod dataset;
@@ -34,6 +35,8 @@ mod stream;
 #[cfg(test)]
 mod testing;
 mod training;
+
+pub use blocks::{Block, Blocks, Mix, Pieces, SourceShape, block_bytes_for, describe};
 
 pub use dataset::Dataset;
 pub use error::DataError;
