@@ -7,7 +7,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-ALL_PARTS=(fmt lint unit simd tcp loom miri e2e bench-smoke)
+ALL_PARTS=(fmt lint unit simd tcp loom miri fuzz e2e bench-smoke)
 FAST_PARTS=(fmt lint unit)
 
 # Seconds. Every part has its own build and test budget; the whole run has a last bound.
@@ -298,6 +298,21 @@ part_miri() {
     export MIRIFLAGS=-Zmiri-disable-isolation GRADWIRE_SIMD=scalar PROPTEST_CASES=2
     run_tests cargo +nightly miri test -p gradwire-kernels --lib --no-fail-fast -- --show-output
     unset MIRIFLAGS GRADWIRE_SIMD PROPTEST_CASES
+}
+
+# Every target for FUZZ_SECONDS; the properties of the part `unit` call the same functions.
+part_fuzz() {
+    local file target
+    if ! cargo +nightly fuzz --version >/dev/null 2>&1; then
+        skip "fuzz: there is no nightly toolchain with cargo-fuzz (rustup toolchain install nightly; cargo install cargo-fuzz)"
+        return
+    fi
+    for file in fuzz/fuzz_targets/*.rs; do
+        target=$(basename "$file" .rs)
+        step build cargo +nightly fuzz build "$target" &&
+            step test cargo +nightly fuzz run "$target" -- -max_total_time="${FUZZ_SECONDS:-10}" &&
+            part_checks=$((part_checks + 1))
+    done
 }
 
 # The program as a user runs it, in the release profile.

@@ -7,13 +7,19 @@
 //! places. "Warm" uses 16 lists in turn, as minibatches that come again; "cold" walks through the whole space before a
 //! key comes again. Bytes a key are printed once for each table: charged (rows, index, spare room), resident (whole
 //! huge pages), and the peak while the table grew.
+//!
+//! "Training" is no criterion claim but a run of its own: an ftrl table from empty to 16 M keys, each request with one
+//! new key in ten (and once with new keys only), the others random among those there. It prints the rate of the window
+//! of a million updates that ends at each size, the slowest and the median window of all, the longest request, the bytes
+//! of a key at each size and over the run, and pulls of random keys at each size. Times are wall time of the pushes alone,
+//! so a loaded machine slows windows that it happens to meet: compare minimum with median.
 #![allow(
     clippy::expect_used,
     reason = "a bench whose store refuses its input has nothing to measure: it stops"
 )]
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::Criterion;
 use gradwire::store::{Digest, Init, Store, StoreConfig, TableKind, TableSchema};
@@ -304,6 +310,86 @@ fn growth(criterion: &mut Criterion, shape: &Shape) {
     claim.finish();
 }
 
+/// Keys at which "training" reports.
+const SIZES: [u64; 5] = [8_000_000, 9_000_000, 10_000_000, 12_000_000, 16_000_000];
+/// Updates of a window.
+const WINDOW: u64 = 1_000_000;
+
+/// A key of the training run: spread over all 64 bits, so that the order of making says nothing about it.
+fn training_key(number: u64) -> u64 {
+    number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// `count` random keys among the first `space`, sorted and distinct.
+fn training_keys(random: &mut Random, count: usize, space: u64) -> Vec<u64> {
+    (0..count).map(|_| training_key(random.below(space))).collect()
+}
+
+#[allow(clippy::print_stdout, reason = "a bench's output is its result")]
+fn training(shape: &Shape, new_in: usize, sizes: &[u64]) {
+    let mut store = new_store(shape);
+    let mut random = Random(8);
+    let gradients = random.floats(KEYS);
+    let (mut made, mut windows, mut window) = (0_u64, Vec::new(), (0_u64, Duration::ZERO));
+    let (mut longest, mut bytes, mut worst) = (Duration::ZERO, Vec::new(), 0.0_f64);
+    let name = format!("index/{}/training, 1 key in {new_in} new", shape.name);
+    for size in sizes {
+        while made < *size {
+            let new = if made == 0 { KEYS } else { KEYS / new_in };
+            let mut keys: Vec<u64> = (made..made + new as u64).map(training_key).collect();
+            keys.extend(training_keys(&mut random, KEYS - new, made.max(1)));
+            keys.sort_unstable();
+            keys.dedup();
+            made += new as u64;
+            let began = Instant::now();
+            push(&mut store, &keys, &gradients[..keys.len()]);
+            let took = began.elapsed();
+            longest = longest.max(took);
+            window = (window.0 + keys.len() as u64, window.1 + took);
+            if window.0 >= WINDOW {
+                windows.push(window.0 as f64 / window.1.as_secs_f64() / 1e6);
+                window = (0, Duration::ZERO);
+            }
+            if made >= MILLION {
+                let resident = store.bytes_resident() as f64 / made as f64;
+                bytes.push(resident);
+                worst = worst.max(resident);
+            }
+        }
+        let mut lists: Vec<Vec<u64>> = (0..200).map(|_| training_keys(&mut random, KEYS, made)).collect();
+        lists.iter_mut().for_each(|keys| {
+            keys.sort_unstable();
+            keys.dedup();
+        });
+        let (mut out, mut found) = (vec![0.0; KEYS], vec![0; KEYS.div_ceil(64)]);
+        let (mut pulled, began) = (0, Instant::now());
+        for keys in &lists {
+            let (out, found) = (&mut out[..keys.len()], &mut found[..keys.len().div_ceil(64)]);
+            store.pull(TABLE, PARTITION, keys, out, found).expect("a pull of good keys");
+            pulled += keys.len();
+        }
+        println!(
+            "{name}: {} M keys: {:.1} M updates/s, {:.1} M pulls/s, {:.1} bytes a key resident",
+            size / 1_000_000,
+            windows.last().copied().unwrap_or(0.0),
+            pulled as f64 / began.elapsed().as_secs_f64() / 1e6,
+            store.bytes_resident() as f64 / made as f64,
+        );
+    }
+    windows.sort_by(f64::total_cmp);
+    let part = |of: usize| windows.get(windows.len() * of / 100).copied().unwrap_or(0.0);
+    let mean = bytes.iter().sum::<f64>() / bytes.len().max(1) as f64;
+    println!(
+        "{name}: windows of 1 M updates: slowest {:.1}, a tenth below {:.1}, median {:.1} M/s; longest push {:.1} ms; bytes a \
+         key {mean:.2} mean, {worst:.2} worst; peak {:.3} x end",
+        part(0),
+        part(10),
+        part(50),
+        longest.as_secs_f64() * 1e3,
+        store.bytes_peak() as f64 / store.bytes_used() as f64,
+    );
+}
+
 fn main() {
     kernels::set_float_control();
     let mut criterion = criterion(Duration::from_millis(500));
@@ -317,6 +403,16 @@ fn main() {
         push_and_pull::<f32>(&mut criterion, &add, millions);
         push_and_pull::<PlainFtrl>(&mut criterion, &ftrl, millions);
         push_and_pull::<PlainAdagrad>(&mut criterion, &adagrad, millions);
+    }
+    // A `--test` run only shows that it still runs; a filter that names something else leaves it out.
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let smoke = words.iter().any(|word| word == "--test");
+    let filtered = words.iter().any(|word| !word.starts_with('-') && word != "training");
+    if !filtered {
+        let sizes = if smoke { &[100_000][..] } else { &SIZES };
+        for new_in in [10, 1] {
+            training(&ftrl, new_in, sizes);
+        }
     }
     criterion.final_summary();
 }

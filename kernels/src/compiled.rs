@@ -7,25 +7,38 @@
 //! Work on integers gives the same on every instruction set, and so does a `Prober`.
 //!
 //! Soundness: a `Plain` holds what safe code may hold. A [`Lanes`] is made in [`Compiled::run`] only, where the CPU is
-//! known to have the instructions of `V`; it checks each bucket's length. Notice: `a_prober_answers_like_a_single_probe_and_refuses_a_short_bucket`.
+//! known to have the instructions of `V`; a bucket is a whole line by its type.
+//! Notice: `a_prober_names_the_lanes_of_a_key_and_the_empty_ones_on_every_instruction_set`.
 
 use std::marker::PhantomData;
 
-use crate::bucket::{MAX_LANES, stored_form};
+use crate::bucket::{Line, MAX_LANES};
 use crate::isa::Isa;
 use crate::vector::{Vector, Work, run};
-
-/// Answer of a [`Prober`] when the key is absent and the bucket full.
-pub const PROBED_FULL: u32 = 31;
+use crate::walk::{BLOCK, Walk};
 
 /// Compares the keys of buckets.
 pub trait Prober: Copy {
-    /// Looks for a plain key: below 8 the lane that holds it, else 8 more than the first empty lane, else
-    /// [`PROBED_FULL`]. One count of zeros gives it, so that no compiler makes a branch of it: whether a key is in its
-    /// home bucket is not predictable.
+    /// Which of the first `LANES` lanes hold a key, given in its stored form, as a bit mask; 0 finds the empty lanes. One
+    /// comparison and no branch: whether a key is in its home bucket is not predictable.
+    fn lanes_with<const LANES: usize>(self, line: &Line, stored: u64) -> u32;
+
+    /// Which bytes are 0, as a bit mask.
+    fn zeros(self, bytes: &[u8; 64]) -> u64;
+
+    /// The first line of each key's bucket.
+    fn locate(self, walk: &Walk<'_>, keys: &[u64; BLOCK], lines_shift: u32, at: &mut [u32; BLOCK]);
+
+    /// For each key, which of the first `LANES` lanes of the bucket at its line hold it, as a bit mask. The keys are plain.
     ///
-    /// Panics unless `1 <= lanes <= 8` and `bucket` holds that many keys.
-    fn probe(self, bucket: &[u32], lanes: usize, key: u64) -> u32;
+    /// Panics if a line is not among `lines`.
+    fn hits<const LANES: usize>(
+        self,
+        lines: &[Line],
+        at: &[u32; BLOCK],
+        keys: &[u64; BLOCK],
+        hits: &mut [u8; BLOCK],
+    );
 }
 
 /// Work to be compiled once for each instruction set. Implementations are `#[inline(always)]` down to their leaves, or
@@ -51,14 +64,35 @@ impl<V> Copy for Lanes<V> {}
 
 impl<V: Vector> Prober for Lanes<V> {
     #[inline(always)]
-    fn probe(self, bucket: &[u32], lanes: usize, key: u64) -> u32 {
-        assert!(
-            (1..=MAX_LANES).contains(&lanes) && bucket.len() >= 2 * lanes,
-            "bucket shorter than its keys"
-        );
-        // SAFETY: instructions by the existence of `self`; `lanes` keys lie within `bucket` by the assertion.
-        let masks = unsafe { V::match_keys(bucket.as_ptr().cast(), lanes, stored_form(key)) };
-        (masks.hit | (masks.empty << MAX_LANES) | (1 << PROBED_FULL)).trailing_zeros()
+    fn lanes_with<const LANES: usize>(self, line: &Line, stored: u64) -> u32 {
+        const { assert!(LANES >= 1 && LANES <= MAX_LANES) };
+        // SAFETY: the CPU has the instructions by the existence of `self`.
+        unsafe { V::lanes_with::<LANES>(line, stored) }
+    }
+
+    #[inline(always)]
+    fn zeros(self, bytes: &[u8; 64]) -> u64 {
+        // SAFETY: as above.
+        unsafe { V::zeros(bytes) }
+    }
+
+    #[inline(always)]
+    fn locate(self, walk: &Walk<'_>, keys: &[u64; BLOCK], lines_shift: u32, at: &mut [u32; BLOCK]) {
+        // SAFETY: as above.
+        unsafe { V::locate(walk, keys, lines_shift, at) }
+    }
+
+    #[inline(always)]
+    fn hits<const LANES: usize>(
+        self,
+        lines: &[Line],
+        at: &[u32; BLOCK],
+        keys: &[u64; BLOCK],
+        hits: &mut [u8; BLOCK],
+    ) {
+        const { assert!(LANES >= 1 && LANES <= MAX_LANES) };
+        // SAFETY: as above.
+        unsafe { V::hits::<LANES>(lines, at, keys, hits) }
     }
 }
 

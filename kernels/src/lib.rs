@@ -23,23 +23,27 @@ mod prefetch;
 mod read;
 mod rule;
 mod sorted;
+mod text;
 mod update;
 mod vector;
+mod walk;
 mod write;
 
-pub use bucket::{MAX_LANES, Probe, probe_bucket, stored_form};
+pub use bucket::{LINE_WORDS, Line, MAX_LANES, stored_form};
 pub use codec::{bf16_to_f32, crc32c, f16_to_f32, f32_to_bf16, f32_to_f16, f32_to_int8, int8_to_f32};
-pub use compiled::{PROBED_FULL, Plain, Prober, run_compiled};
+pub use compiled::{Plain, Prober, run_compiled};
 pub use control::{assert_float_control, set_float_control};
 pub use dense::{axpy, dot, gather, norm_inf, norm1, norm2_squared};
 pub use hash::{hash_key, hash_keys};
 pub use isa::{Isa, IsaError, SIMD_VARIABLE};
 pub use layout::RowLayout;
-pub use prefetch::prefetch_word;
+pub use prefetch::{prefetch_item, prefetch_line_of, prefetch_word};
 pub use read::read_rows;
 pub use rule::{Dtype, Rule, RuleError};
 pub use sorted::first_unsorted;
+pub use text::equal_bytes;
 pub use update::update_rows;
+pub use walk::{BLOCK, MAX_SEGMENT, SEGMENT_PAGES, Walk, segment_of_spot, spot};
 pub use write::write_values;
 
 /// Raised by any change of results; replicas of a chain must agree on it.

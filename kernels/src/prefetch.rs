@@ -1,8 +1,7 @@
 //! Prefetch hints. They change no value; addresses are clamped to the memory given, since a hint far outside costs a
 //! page walk.
 
-/// Words of a cache line.
-const LINE_WORDS: usize = 16;
+use crate::bucket::{LINE_WORDS, Line};
 
 /// Asks for the line of `p`. A hint on any address, valid or not, has no effect on the program's meaning.
 #[inline(always)]
@@ -34,10 +33,24 @@ pub(crate) fn prefetch_row(row: *const u32, row_words: usize) {
     }
 }
 
+/// Prefetches one of `lines`, which the caller knows to be among them: this is for loops where the clamp would count.
+#[inline(always)]
+pub fn prefetch_line_of(lines: &[Line], line: usize) {
+    prefetch_line(lines.as_ptr().wrapping_add(line).cast());
+}
+
 /// Prefetches the line of one word of `memory`; a word outside asks for the last line.
 #[inline(always)]
 pub fn prefetch_word(memory: &[u32], word: usize) {
     if let Some(last) = memory.len().checked_sub(1) {
         prefetch_line(memory.as_ptr().wrapping_add(word.min(last)));
+    }
+}
+
+/// Prefetches the line of one item of `memory`; an item outside asks for the last line.
+#[inline(always)]
+pub fn prefetch_item<T>(memory: &[T], item: usize) {
+    if let Some(last) = memory.len().checked_sub(1) {
+        prefetch_line(memory.as_ptr().wrapping_add(item.min(last)).cast());
     }
 }

@@ -1,5 +1,7 @@
 //! Logistic loss, its derivative, and the area under the ROC curve.
 
+use serde::{Deserialize, Serialize};
+
 /// What one example says about a margin: its loss and the loss's derivative.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Logistic {
@@ -38,7 +40,7 @@ fn probability_from_tail(margin: f64, tail: f64) -> f64 {
 }
 
 /// How well margins foretell labels.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// Examples scored.
     pub examples: u64,

@@ -4,9 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::build;
+use super::metrics::Score;
 use super::publish::{PublishError, publish};
 
 /// Opens every report: what wrote it, and where.
@@ -114,6 +115,39 @@ pub struct TrainReport {
     pub replicas: usize,
     /// Chains that lost a server during the run. An embedded cluster has one process and so none to lose.
     pub recoveries: u64,
+    /// The job, when several processes may have trained together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Processes that took part in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u32>,
+    /// Blocks of it that were handed on: their process was lost, or late.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handed_on: Option<u64>,
+}
+
+/// The figures of a job: what all of its processes report alike. The one that evaluates gives them to the coordinator
+/// as JSON; those of an older or newer build are read as far as they are known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobFigures {
+    /// As in [`TrainReport`].
+    pub examples: u64,
+    /// From the first process that joined to the last block done.
+    pub seconds: f64,
+    /// As in [`TrainReport`].
+    pub train_logloss: Option<f64>,
+    /// Of the test data; none without any.
+    pub test: Option<Score>,
+    /// As in [`TrainReport`].
+    pub nonzeros: u64,
+    /// Worker threads of all processes.
+    pub workers: usize,
+    /// Processes that took part.
+    pub processes: u32,
+    /// Server threads.
+    pub servers: usize,
+    /// Leases that went to another process or ran out.
+    pub handed_on: u64,
 }
 
 /// What `bench push`, `pull` and `latency` report.

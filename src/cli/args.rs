@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
-use crate::client::FabricChoice;
+use crate::client::{FabricChoice, Part};
 
 /// Version, then the commit, so that a report of a bug says which build it is about.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GRADWIRE_COMMIT"), ")");
@@ -148,9 +148,21 @@ pub(super) struct TrainArgs {
     /// Minibatches a worker may be ahead of the slowest one; inf for no bound
     #[arg(long, value_name = "N|inf", default_value = "inf", value_parser = staleness)]
     pub(super) staleness: Staleness,
-    /// Server threads
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = count(256))]
+    /// Server threads, in this process
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = count(256), conflicts_with = "cluster")]
     pub(super) servers: u64,
+    /// Train on the servers of these coordinators, with every other process of the job
+    #[arg(long, value_name = "HOST:PORT[,HOST:PORT…]", value_parser = addresses)]
+    pub(super) cluster: Option<String>,
+    /// The job to take part in; its report when it is over [default: a new job]
+    #[arg(long, value_name = "NAME", requires = "cluster", value_parser = job_name)]
+    pub(super) job: Option<String>,
+    /// Learn from the I-th of N fixed shares of the data, I from 1, instead of whatever is to do
+    #[arg(long, value_name = "I/N", requires = "job", value_parser = clap::value_parser!(Part))]
+    pub(super) part: Option<Part>,
+    /// How long to look for the coordinator
+    #[arg(long, value_name = "S", default_value_t = 5.0, value_parser = seconds, requires = "cluster")]
+    pub(super) connect_timeout: f64,
     /// Transport between workers and servers
     #[arg(long, value_enum, default_value = "auto")]
     pub(super) fabric: FabricName,
@@ -213,6 +225,12 @@ pub(super) struct CoordinatorArgs {
     /// A server that says nothing for so long is suspected; more than two heartbeats
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub(super) lease_ms: u64,
+    /// Clients, and processes of jobs, say that they live this often
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub(super) worker_heartbeat_ms: u64,
+    /// Sessions, and blocks, of one that says nothing for so long end, or go to others
+    #[arg(long, value_name = "MS", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
+    pub(super) worker_lease_ms: u64,
     /// How long a server takes pushes without a coordinator
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(super) orphan_s: u64,
@@ -410,6 +428,13 @@ fn address(text: &str) -> Result<String, String> {
         return Err("give HOST:PORT, such as 127.0.0.1:7070".to_owned());
     }
     port.parse::<u16>().map_err(|_| "give a port from 0 to 65535 after the last colon".to_owned())?;
+    Ok(text.to_owned())
+}
+
+fn job_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 128 || text.chars().any(char::is_control) {
+        return Err("give a name of 1 to 128 plain characters".to_owned());
+    }
     Ok(text.to_owned())
 }
 

@@ -19,6 +19,13 @@ pub(super) fn run(args: &CoordinatorArgs) -> Result<(), Failure> {
             2 * args.heartbeat_ms
         )));
     }
+    if args.worker_lease_ms < 2 * args.worker_heartbeat_ms {
+        return Err(Failure::usage(format!(
+            "--worker-lease-ms {} leaves no room for a lost heartbeat; give at least {}, two heartbeats",
+            args.worker_lease_ms,
+            2 * args.worker_heartbeat_ms
+        )));
+    }
     gradwire_ffi::process::raise_descriptor_limit();
     let config = CoordinatorConfig {
         listen: args.listen.clone(),
@@ -29,7 +36,8 @@ pub(super) fn run(args: &CoordinatorArgs) -> Result<(), Failure> {
             heartbeat_ms: args.heartbeat_ms,
             lease_ms: args.lease_ms,
             orphan_s: args.orphan_s,
-            ..Timing::default()
+            client_heartbeat_ms: args.worker_heartbeat_ms,
+            client_lease_ms: args.worker_lease_ms,
         },
     };
     let process = CoordinatorProcess::start(&config)?;

@@ -61,7 +61,7 @@ pub(super) fn format(
 /// What the model file keeps of a format.
 pub(super) fn features_of(format: &Format) -> Option<FeatureSpec> {
     match format {
-        Format::Libsvm => None,
+        Format::Libsvm | Format::LibsvmMaybeLabelled => None,
         Format::Csv(features) => Some(features.clone()),
     }
 }

@@ -12,6 +12,7 @@ mod bench;
 mod coordinator;
 mod data;
 mod failure;
+mod job;
 mod predict;
 mod progress;
 mod quickstart;

@@ -14,10 +14,10 @@ pub(super) fn run(args: &PredictArgs) -> Result<(), Failure> {
     let sources = Source::list(&args.data)?;
     probe_all([Some(args.out.as_path())])?;
     let model = model::read(&args.model)?;
-    // The label column may be missing, and a row whose label is missing still gets its line.
+    // The labels may be missing, and a row without one still gets its line.
     let format = match &model.features {
         Some(features) => Format::Csv(features.clone().without_label()),
-        None => Format::Libsvm,
+        None => Format::LibsvmMaybeLabelled,
     };
     let blocks = Stream::open(sources, &format)?;
     let display = Display::start()?;

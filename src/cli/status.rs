@@ -73,6 +73,21 @@ fn table(out: &mut impl Write, status: &Status) -> io::Result<()> {
     for table in &status.tables {
         writeln!(out, "table {:<6} {:<21} rows {}", table.table, table.name, table.rows)?;
     }
+    for job in &status.jobs {
+        writeln!(
+            out,
+            "job {:<8} {:<21} {:?}, epoch {} of {}, blocks {} of {}, examples {}, processes {}",
+            job.job,
+            job.name,
+            job.phase,
+            (job.epoch + 1).min(job.epochs),
+            job.epochs,
+            job.blocks_done,
+            job.blocks,
+            job.examples,
+            job.processes
+        )?;
+    }
     for worker in &status.workers {
         let clock = worker.clock.map_or_else(|| "-".to_owned(), |clock| clock.to_string());
         writeln!(out, "worker {:<5} {:<21} clock {clock}", worker.session, worker.process)?;

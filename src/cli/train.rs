@@ -12,39 +12,61 @@ use crate::app::model::{self, Model};
 use crate::app::progress::Progress;
 use crate::data::{Format, Limits, Source, Stream, Training, quarter_of_memory};
 
-pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
-    let sources = Source::list(&args.train)?;
-    if args.epochs > 1 && sources.contains(&Source::Stdin) {
-        return Err(Failure::usage("standard input can be read once; give --epochs 1, or a file"));
-    }
-    let tests = args.test.as_deref().map(Source::list).transpose()?;
-    if tests.as_ref().is_some_and(|tests| tests.contains(&Source::Stdin)) && sources.contains(&Source::Stdin)
-    {
-        return Err(Failure::usage("standard input is the training data; give a file to --test"));
-    }
-    probe_all([args.model_out.as_deref(), args.report.as_deref()])?;
-    let start = args.model_in.as_deref().map(model::read).transpose()?;
-    let solver = solver(args, start.as_ref())?;
-    if let Some(model) = &start {
-        check_resumable(model)?;
-    }
-    let format = format(&args.format, &sources, start.as_ref().map(|m| m.features.as_ref()))?;
-    let run = Run {
-        config: LrConfig {
+/// What was asked for, whatever cluster trains it.
+pub(super) struct Asked {
+    pub(super) sources: Vec<Source>,
+    pub(super) tests: Option<Vec<Source>>,
+    pub(super) start: Option<Model>,
+    pub(super) format: Format,
+    pub(super) config: LrConfig,
+    pub(super) limits: Limits,
+}
+
+impl Asked {
+    /// Finds out what cannot work before any work is done.
+    pub(super) fn of(args: &TrainArgs) -> Result<Self, Failure> {
+        let sources = Source::list(&args.train)?;
+        if args.epochs > 1 && sources.contains(&Source::Stdin) {
+            return Err(Failure::usage("standard input can be read once; give --epochs 1, or a file"));
+        }
+        let tests = args.test.as_deref().map(Source::list).transpose()?;
+        let stdin_too = |tests: &Vec<Source>| tests.contains(&Source::Stdin);
+        if tests.as_ref().is_some_and(stdin_too) && sources.contains(&Source::Stdin) {
+            return Err(Failure::usage("standard input is the training data; give a file to --test"));
+        }
+        probe_all([args.model_out.as_deref(), args.report.as_deref()])?;
+        let start = args.model_in.as_deref().map(model::read).transpose()?;
+        let solver = solver(args, start.as_ref())?;
+        if let Some(model) = &start {
+            check_resumable(model)?;
+        }
+        let format = format(&args.format, &sources, start.as_ref().map(|m| m.features.as_ref()))?;
+        let config = LrConfig {
             solver,
             workers: args.workers as usize,
             minibatch: args.minibatch as usize,
             epochs: args.epochs as usize,
             in_flight: IN_FLIGHT,
             staleness: args.staleness.0,
-        },
+        };
+        let limits = Limits { memory_bytes: quarter_of_memory(), shuffle: !args.no_shuffle, seed: args.seed };
+        Ok(Self { sources, tests, start, format, config, limits })
+    }
+}
+
+pub(super) fn run(args: &TrainArgs) -> Result<(), Failure> {
+    if let Some(addresses) = &args.cluster {
+        return super::job::run(args, addresses);
+    }
+    let Asked { sources, tests, start, format, config, limits } = Asked::of(args)?;
+    let run = Run {
+        config,
         servers: args.servers as usize,
         fabric: args.fabric.into(),
         features: features_of(&format),
         start,
         seed: args.seed,
     };
-    let limits = Limits { memory_bytes: quarter_of_memory(), shuffle: !args.no_shuffle, seed: args.seed };
     // Opened before the training, so that a missing file is not found out after it.
     let test = tests.map(|tests| Stream::open(tests, &format)).transpose()?;
 

@@ -30,7 +30,8 @@ pub(super) struct Run {
 
 /// What came of it.
 pub(super) struct Trained {
-    pub(super) model: Model,
+    /// When it was taken out of the cluster.
+    pub(super) model: Option<Model>,
     pub(super) score: Option<Score>,
     pub(super) report: TrainReport,
 }
@@ -53,13 +54,15 @@ impl Run {
         let trained_in = began.elapsed();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let score = match test {
-            Some(blocks) => Some(lr::evaluate(&cluster, &self.config.solver, blocks, threads, progress)?),
+            Some(blocks) => {
+                Some(lr::evaluate(&cluster, lr::TABLE, &self.config.solver, blocks, threads, progress)?)
+            }
             None => None,
         };
         progress.begin("export", "rows", None);
-        let model = lr::export(&cluster, &self.config.solver, self.features.clone())?;
+        let model = lr::export(&cluster, lr::TABLE, &self.config.solver, self.features.clone())?;
         let report = self.report(&passes, trained_in, score.as_ref(), &model, &cluster);
-        Ok(Trained { model, score, report })
+        Ok(Trained { model: Some(model), score, report })
     }
 
     fn report(
@@ -91,6 +94,9 @@ impl Run {
             servers: self.servers,
             replicas: 1,
             recoveries: 0,
+            job: None,
+            processes: None,
+            handed_on: None,
         }
     }
 }
@@ -98,8 +104,8 @@ impl Run {
 impl Trained {
     /// Writes the files that were asked for.
     pub(super) fn save(&self, model_out: Option<&Path>, report_out: Option<&Path>) -> Result<(), Failure> {
-        if let Some(path) = model_out {
-            model::write(&self.model, path)?;
+        if let (Some(path), Some(model)) = (model_out, &self.model) {
+            model::write(model, path)?;
         }
         if let Some(path) = report_out {
             report::write(&self.report, path)?;
@@ -122,6 +128,9 @@ impl Trained {
             report.fabric,
             report.fabric_reason
         )?;
+        if let (Some(job), Some(processes)) = (&report.job, report.processes) {
+            writeln!(out, "job          {job}; processes: {processes}")?;
+        }
         writeln!(out, "rate         {:.0} examples/s, {:.2} s", report.examples_per_s, report.seconds)?;
         writeln!(out, "weights      {} not zero", report.nonzeros)?;
         if let Some(loss) = report.train_logloss {

@@ -105,6 +105,10 @@ impl Cluster {
         Self { control, config: Arc::new(config), fabric_reason: fabric_reason.into() }
     }
 
+    pub(super) fn control(&self) -> &Arc<dyn ControlPlane> {
+        &self.control
+    }
+
     /// Opens a session: one for each worker thread.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::keys::KeysError;
+use crate::cluster::job::JobError;
 use crate::control::ControlError;
 use crate::lane::AdoptError;
 use crate::wire::ids::PartitionId;
@@ -26,6 +27,27 @@ pub enum Error {
     /// The control plane refused or did not answer.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The coordinator refused what was asked about a job.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// The job failed for every process.
+    #[error("job {job:?} failed: {reason}")]
+    JobFailed {
+        /// The job.
+        job: String,
+        /// What a process of it said.
+        reason: String,
+    },
+    /// Nobody does what the job waits for.
+    #[error("job {job:?} has stood still for {after:?}: it waits for {whom}")]
+    JobStalled {
+        /// The job.
+        job: String,
+        /// How long.
+        after: Duration,
+        /// For whom, and what to do.
+        whom: String,
+    },
     /// The keys given are not a list of keys.
     #[error(transparent)]
     Keys(#[from] KeysError),

@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::cluster::FabricChoice;
+use crate::cluster::job::{JobAnswer, JobRequest};
 use crate::cluster::message::{
     ClientHello, Failure, FromCoordinator, Reply, Request, SchemaText, ServerEntry, ToCoordinator, Welcome,
 };
 use crate::cluster::{Map, Status};
 use crate::control::connection::{Allegiance, Connection, ConnectionError, Inbox};
-use crate::control::{ControlError, ControlPlane, random, this_host};
+use crate::control::{ControlError, ControlPlane, Jobs, random, this_host};
 use crate::lane::tcp::Hello;
 use crate::lane::{FabricKind, LaneEnd, MIN_RING_BYTES, SetupError, shm, tcp};
 use crate::store::TableSchema;
@@ -31,6 +32,8 @@ const MAX_PAUSE: Duration = Duration::from_millis(500);
 const WELCOME: Duration = Duration::from_secs(2);
 /// How long a server may take for a lane: a session tries again, and must look at its deadline between.
 const LANE: Duration = Duration::from_secs(2);
+/// How long a sign of life about a job may take.
+const SIGN: Duration = Duration::from_secs(1);
 /// How long to wait for the end of a session.
 const END: Duration = Duration::from_secs(2);
 /// Added to a request's deadline here, so that the coordinator's own reason comes first.
@@ -268,6 +271,21 @@ fn choose(
     }
 }
 
+impl Jobs for Remote {
+    fn on_job(&self, request: JobRequest) -> Result<JobAnswer, ControlError> {
+        let deadline = match request {
+            // Soon said again, or nothing that anybody waits for.
+            JobRequest::Renew { .. } | JobRequest::Leave { .. } => SIGN.min(self.shared.config.deadline),
+            _ => self.shared.config.deadline,
+        };
+        match self.request(Request::Job { request }, deadline) {
+            Ok(Reply::Job { answer }) => Ok(answer),
+            Ok(_) => Err(unexpected()),
+            Err(failed) => Err(failed.plain()),
+        }
+    }
+}
+
 impl ControlPlane for Remote {
     fn map(&self) -> Arc<Map> {
         let state = self.shared.lock();
@@ -351,6 +369,10 @@ impl ControlPlane for Remote {
             Ok(_) => Err(unexpected()),
             Err(failed) => Err(failed.plain()),
         }
+    }
+
+    fn jobs(&self) -> &dyn Jobs {
+        self
     }
 
     /// The slowest that is in use.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::job::{JobAnswer, JobRequest};
 use super::{Map, Status, WorkerClock, decode_schema, encode_schema};
 use super::{PartitionStatus, ShardStatus};
 use crate::store::TableSchema;
@@ -150,6 +151,11 @@ pub enum Request {
         /// For how many in all.
         count: u64,
     },
+    /// Something about a job.
+    Job {
+        /// What.
+        request: JobRequest,
+    },
     /// How things stand.
     Status,
 }
@@ -173,6 +179,11 @@ pub enum Reply {
         table: TableId,
         /// Its schema.
         schema: SchemaText,
+    },
+    /// About a job.
+    Job {
+        /// What; a refusal too.
+        answer: JobAnswer,
     },
     /// How things stand.
     Status(Box<Status>),

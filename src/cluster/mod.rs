@@ -2,8 +2,8 @@
 //!
 //! The problem: every thread of every process must give the same answer to "where is this key, what is that
 //! table, is this client alive". The idea: one coordinator owns these facts as state machines without IO
-//! ([`Map`], [`Catalog`], [`Barriers`]); inputs are calls, outputs are return values that the caller carries out
-//! before it calls again. Pushes and pulls never come here.
+//! ([`Map`], [`Catalog`], [`Barriers`], [`job::Jobs`]); inputs are calls, outputs are return values that
+//! the caller carries out before it calls again. Pushes and pulls never come here.
 //!
 //! Invariants: a table id and a session id are never used twice, also after a failure (C3); a name stands for at
 //! most one schema; a partition always has a chain; the map's version rises with every change and is a hint only,
@@ -16,6 +16,7 @@
 mod barrier;
 mod catalog;
 pub mod coordinator;
+pub mod job;
 mod map;
 pub mod message;
 mod schema_bytes;

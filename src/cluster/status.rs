@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::job::JobStatus;
 use crate::wire::ids::{Clock, Epoch, Lsn, PartitionId, ServerId, SessionId, ShardId, TableId};
 
 mod hexadecimal {
@@ -183,4 +184,6 @@ pub struct Status {
     pub tables: Vec<TableStatus>,
     /// By session.
     pub workers: Vec<WorkerStatus>,
+    /// Jobs, over or not.
+    pub jobs: Vec<JobStatus>,
 }

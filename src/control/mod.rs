@@ -9,9 +9,11 @@
 pub mod connection;
 mod error;
 mod identity;
+mod jobs;
 mod plane;
 pub mod protocol;
 
 pub use error::ControlError;
 pub use identity::{random, this_host};
+pub use jobs::{Jobs, LocalJobs};
 pub use plane::ControlPlane;

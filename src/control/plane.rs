@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ControlError;
+use super::{ControlError, Jobs};
 use crate::cluster::{Map, Status};
 use crate::lane::{FabricKind, LaneEnd};
 use crate::store::TableSchema;
@@ -53,6 +53,9 @@ pub trait ControlPlane: Send + Sync {
     /// # Errors
     /// [`ControlError`] when a shard does not answer in time.
     fn status(&self) -> Result<Status, ControlError>;
+
+    /// The jobs of the cluster.
+    fn jobs(&self) -> &dyn Jobs;
 
     /// What carries the lanes.
     fn fabric(&self) -> FabricKind;

@@ -187,3 +187,10 @@ proptest! {
         prop_assert_eq!(examples.labels.len(), examples.rows.rows());
     }
 }
+
+#[test]
+fn a_line_end_in_a_columns_name_leaves_the_message_one_line() {
+    let message = message("\"a\r\nb\",c\n1,2\n", &format(spec().categorical("c")));
+    assert!(message.contains("no column \"y\"") && message.contains("a\\r\\nb, c"), "{message}");
+    assert!(!message.contains('\n'), "{message}");
+}

@@ -23,6 +23,12 @@ pub enum DataError {
         /// What the system or the decompressor said.
         cause: io::Error,
     },
+    /// Blocks are read from any place, more than once.
+    #[error("{file} is no regular file, and a job reads its data in blocks; give it as a file")]
+    NoFile {
+        /// What it is.
+        file: String,
+    },
     /// The file has no bytes.
     #[error("{file} is empty; give a file with at least one example")]
     Empty {
@@ -88,6 +94,14 @@ pub enum DataError {
         /// Rows seen so far.
         rows: usize,
     },
+    /// There are no addresses left for examples.
+    #[error(
+        "cannot reserve {bytes} bytes for examples in memory; raise the limit on address space (ulimit -v), or stream with --no-shuffle"
+    )]
+    Memory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
     /// The parser thread could not be started or ended without saying how: a bug, or the machine is out of threads.
     #[error("the parser thread for {file} failed: {cause}; report this if it happens again")]
     Thread {
@@ -110,6 +124,14 @@ impl Fault {
     /// A fault at byte `at` (from 0) of `line`.
     pub(super) fn at(line: u64, at: usize, what: impl fmt::Display) -> Self {
         Self::At { line, column: at + 1, what: what.to_string() }
+    }
+
+    /// The same in a text that has `lines` lines before the one it was found in.
+    pub(super) fn after_lines(mut self, lines: u64) -> Self {
+        if let Self::At { line, .. } = &mut self {
+            *line += lines;
+        }
+        self
     }
 
     pub(super) fn in_file(self, file: &str) -> DataError {

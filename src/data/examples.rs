@@ -2,11 +2,6 @@
 
 use crate::linalg::Csr;
 
-/// Rows of a block at most: a few hundred microseconds of parsing, so channel costs vanish.
-const BLOCK_ROWS: usize = 8192;
-/// Entries of a block at most, for wide rows.
-const BLOCK_ENTRIES: usize = 1 << 20;
-
 /// Labelled examples with global keys.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Examples {
@@ -49,10 +44,5 @@ impl Examples {
     /// Bytes of the examples, without spare capacity.
     pub fn bytes(&self) -> usize {
         size_of_val(&self.labels[..]) + self.rows.bytes()
-    }
-
-    #[inline]
-    pub(super) fn is_full_block(&self) -> bool {
-        self.len() >= BLOCK_ROWS || self.rows.nonzeros() >= BLOCK_ENTRIES
     }
 }

@@ -91,17 +91,6 @@ impl LabelExpr {
         };
         Some(if holds { 1.0 } else { 0.0 })
     }
-
-    /// The label of a cell that is the number `cell`; `None` when its text is what counts.
-    #[inline]
-    pub(super) fn eval_number(&self, cell: f64) -> Option<f32> {
-        let holds = match &self.test {
-            None => cell > 0.0,
-            Some(LabelTest { op, operand: Operand::Number(operand) }) => op.holds(&cell, operand),
-            Some(LabelTest { operand: Operand::Text(_), .. }) => return None,
-        };
-        Some(if holds { 1.0 } else { 0.0 })
-    }
 }
 
 impl FromStr for LabelExpr {

@@ -1,12 +1,11 @@
 //! The libsvm text format: `label index:value index:value … # comment`, one example a line.
 //!
-//! A label above 0 is class 1, any other number class 0. An index is any u64 but the largest, in any order; values are
+//! A label is 1 (class 1), 0 or -1 (class 0): labels 1 and 2, say, are refused, as nobody knows which is which. Data to
+//! predict needs none. An index is any u64 but the largest, in any order; values are
 //! finite. A line costs one pass; rows out of order are sorted afterwards, and a repeated index is looked for only then.
 //!
 //! Entries in the usual form take a short way, in whole words; at any other the parser takes the long way for one entry,
 //! which also finds out what is wrong. The short way must accept only what the long way does, with the same result.
-
-use std::io::Read;
 
 use super::error::{Fault, shown};
 use super::lines::Lines;
@@ -21,6 +20,15 @@ pub(super) struct Libsvm {
     unsorted: Vec<(u64, f32)>,
     indices: [u64; GATHERED],
     values: [f32; GATHERED],
+}
+
+/// What is asked of labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Labels {
+    /// Every line has one, and it is 1, 0 or -1.
+    Needed,
+    /// A line may have one; it is a number.
+    Ignored,
 }
 
 /// What the indices of a row are known to be.
@@ -42,28 +50,31 @@ impl Order {
 type LineFault = (usize, String);
 
 impl Libsvm {
-    /// Adds lines to `out` until it is a full block; false at the end of the file.
-    pub(super) fn read_block<R: Read>(
+    /// Adds the lines that are left of a chunk to `out`.
+    pub(super) fn read(
         &mut self,
-        lines: &mut Lines<R>,
+        labels: Labels,
+        lines: &mut Lines<'_>,
         out: &mut Examples,
-    ) -> Result<bool, Fault> {
-        while !out.is_full_block() {
-            if !lines.advance()? {
-                return Ok(false);
-            }
-            if let Err((at, what)) = self.parse(lines.line(), lines.padded_line(), out) {
-                out.rows.abandon_row();
-                return Err(Fault::at(lines.number(), at, what));
-            }
+    ) -> Result<(), Fault> {
+        while lines.advance()? {
+            self.parse(labels, lines.line(), lines.padded_line(), out)
+                .map_err(|(at, what)| Fault::at(lines.number(), at, what))?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Adds the line's example to `out`, if it has one.
     ///
     /// `padded` goes on after the line, with a `\n` and some bytes that are not looked at for what they say.
-    fn parse(&mut self, line: &[u8], padded: &[u8], out: &mut Examples) -> Result<(), LineFault> {
+    #[inline]
+    fn parse(
+        &mut self,
+        labels: Labels,
+        line: &[u8],
+        padded: &[u8],
+        out: &mut Examples,
+    ) -> Result<(), LineFault> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let (label, mut at) = match plain_label(padded) {
             Some(plain) => plain,
@@ -72,7 +83,7 @@ impl Libsvm {
                 if ends(line, at) {
                     return Ok(());
                 }
-                value(line, at, "a label; write -1, 0 or 1")?
+                label(labels, line, at)?
             }
         };
         let mut order = Order { sorted: true, lowest_next: 0 };
@@ -103,19 +114,22 @@ impl Libsvm {
     /// Adds the plain entries that start at the blank at `at`; the offset after them.
     #[inline]
     fn plain_entries(&mut self, text: &[u8], mut at: usize, order: &mut Order, out: &mut Examples) -> usize {
+        // In registers: through the reference each entry would wait for the last one's stores.
+        let Order { mut sorted, mut lowest_next } = *order;
         loop {
-            // Bits in which some value differs from 1.
-            let (mut count, mut differing) = (0, 0);
+            let (mut count, mut ones) = (0, true);
             for (index_out, value_out) in self.indices.iter_mut().zip(&mut self.values) {
                 let Some((index, value, next)) = plain_entry(text, at) else { break };
-                order.add(index);
-                differing |= value.to_bits() ^ 1f32.to_bits();
+                sorted &= index >= lowest_next;
+                lowest_next = index + 1;
+                ones &= value == 1.0;
                 (*index_out, *value_out) = (index, value);
                 count += 1;
                 at = next;
             }
-            out.rows.push_entries(&self.indices[..count], &self.values[..count], differing == 0);
+            out.rows.push_entries(&self.indices[..count], &self.values[..count], ones);
             if count < GATHERED {
+                *order = Order { sorted, lowest_next };
                 return at;
             }
         }
@@ -131,22 +145,39 @@ fn plain_entry(text: &[u8], at: usize) -> Option<(u64, f32, usize)> {
     if blank != b' ' {
         return None;
     }
-    let (index, colon) = match number::digits_before(u64::from_le_bytes(first), b':') {
-        Some((index, digits)) => (index, at + 1 + digits),
-        None => long_plain_index(text, at + 1)?,
+    let first = u64::from_le_bytes(first);
+    let (index, digits) = match number::digits_before(first, b':') {
+        Some(found) => found,
+        None => {
+            let (index, colon) = long_plain_index(text, at + 1)?;
+            return plain_value(text, colon).map(|(value, next)| (index, value, next));
+        }
     };
+    // With up to five digits, what most entries end with is in the same word.
+    let end = (first >> (8 * digits)) as u32 & 0x00FF_FFFF;
+    if end == COLON_ONE || end == COLON_LAST_ONE {
+        return Some((index, 1.0, at + digits + 3));
+    }
+    plain_value(text, at + 1 + digits).map(|(value, next)| (index, value, next))
+}
+
+/// The value after the colon, and where it ends.
+#[inline]
+fn plain_value(text: &[u8], colon: usize) -> Option<(f32, usize)> {
     let chunk = number::word(text, colon + 1)?;
     if chunk as u16 == ONE || chunk as u16 == LAST_ONE {
-        return Some((index, 1.0, colon + 2));
+        return Some((1.0, colon + 2));
     }
     let number = number::short(chunk)?;
     let next = colon + 1 + number.length;
-    matches!(*text.get(next)?, b' ' | b'\n').then(|| (index, number.to_f32(), next))
+    matches!(*text.get(next)?, b' ' | b'\n').then(|| (number.to_f32(), next))
 }
 
 /// The value of most files, and what ends it.
 const ONE: u16 = u16::from_le_bytes(*b"1 ");
 const LAST_ONE: u16 = u16::from_le_bytes(*b"1\n");
+const COLON_ONE: u32 = u32::from_le_bytes(*b":1 \0");
+const COLON_LAST_ONE: u32 = u32::from_le_bytes(*b":1\n\0");
 
 /// The index of 8 to 23 digits at `at`, and where its colon is; `None` unless there is one.
 #[inline]
@@ -173,6 +204,20 @@ fn plain_label(text: &[u8]) -> Option<(f32, usize)> {
         [b'+', b'1', b' '] => Some((1.0, 2)),
         _ => None,
     }
+}
+
+/// The label at `at`, if there is one, and the offset after it.
+#[cold]
+fn label(labels: Labels, line: &[u8], at: usize) -> Result<(f32, usize), LineFault> {
+    if labels == Labels::Ignored && token(line, at).contains(&b':') {
+        return Ok((0.0, at));
+    }
+    let (label, next) = value(line, at, "a label; write -1, 0 or 1")?;
+    if labels == Labels::Needed && !(label == 1.0 || label == 0.0 || label == -1.0) {
+        let found = shown(token(line, at));
+        return Err((at, format!("found the label {found}; write 1 for one class, 0 or -1 for the other")));
+    }
+    Ok((label, next))
 }
 
 /// The number at `at` and the offset after it, where a blank or the end must be.

@@ -17,7 +17,7 @@ fn bad(text: impl Into<Vec<u8>>) -> String {
 
 #[test]
 fn a_plain_file_is_read() {
-    let examples = ok("1 3:1 18446744073709551614:0.5\n-1 0:2e-1\t7:-3\n0\n+1 5:1\n2.5 1:1");
+    let examples = ok("1 3:1 18446744073709551614:0.5\n-1 0:2e-1\t7:-3\n0\n+1 5:1\n1.0 1:1");
     assert_eq!(examples.labels, [1.0, 0.0, 0.0, 1.0, 1.0]);
     assert_eq!(examples.rows.row_offsets(), &[0, 2, 4, 4, 5, 6]);
     assert_eq!(examples.rows.columns(), &[3, u64::MAX - 1, 0, 7, 5, 1]);
@@ -40,11 +40,27 @@ fn unsorted_indices_are_sorted_with_their_values() {
 }
 
 #[test]
+fn data_to_predict_needs_no_labels() {
+    let (examples, error) = read("3:1 5:0.5\n2.5 1:1\n1 9:1\n 7:1\n4\n", &Format::LibsvmMaybeLabelled);
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(examples.rows.columns(), &[3, 5, 1, 9, 7]);
+    assert_eq!(examples.rows.row_offsets(), &[0, 2, 3, 4, 5, 5]);
+    let wrong = message("x:1 5:1\n", &Format::LibsvmMaybeLabelled);
+    assert!(wrong.contains("instead of index:value"), "{wrong}");
+}
+
+#[test]
 fn every_fault_names_its_place_what_was_found_and_what_to_do() {
     let cases: &[(&str, &str, &str)] = &[
         ("1 1:1\nx 1:1\n", "data:2:1:", "found \"x\" instead of a label; write -1, 0 or 1"),
         ("nan 1:1\n", "data:1:1:", "\"nan\""),
         ("1:1 2:1\n", "data:1:2:", "instead of a label"),
+        (
+            "1 1:1\n2 1:1\n",
+            "data:2:1:",
+            "found the label \"2\"; write 1 for one class, 0 or -1 for the other",
+        ),
+        ("0.5 1:1\n", "data:1:1:", "found the label \"0.5\""),
         ("1 5\n", "data:1:4:", "found \"5\" without a value; write 5:1"),
         ("1 5:\n", "data:1:5:", "the end of the line"),
         ("1 5:abc\n", "data:1:5:", "found \"abc\" instead of a finite number; write index:value"),

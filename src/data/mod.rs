@@ -1,8 +1,8 @@
 //! From files to minibatches of labelled examples with 64-bit keys.
 //!
 //! Problem: training must start before a large file is read, must survive any input with one line that says what to mend,
-//! and must see examples in an order that is random but repeatable. Idea: a parser thread turns bytes into blocks
-//! ([`Stream`]); [`Training`] keeps them in memory when they fit, else passes them through a shuffle buffer.
+//! and must see examples in an order that is random but repeatable. Idea: one thread cuts files into chunks of whole
+//! records, some parse them into blocks ([`Stream`]); [`Training`] keeps them in memory when they fit, else passes them through a shuffle buffer.
 //!
 //! - D1 blocks arrive in file order; what is wrong arrives after every good row before it, then nothing more.
 //! - D2 a key is never u64::MAX, a value is finite, a label is 0 or 1, a row repeats no index of a libsvm line.
@@ -12,17 +12,22 @@
 //! Absent on purpose: guessing a format, a delimiter or a column's type; hashing tricks into small spaces. A [`Stream`]
 //! belongs to one thread; [`Epoch`] is shared by the workers.
 
+mod blocks;
+mod chunk;
 mod csv;
 mod dataset;
 mod error;
 mod examples;
 mod flights;
+pub mod fuzz;
 mod keys;
 mod label;
 mod libsvm;
 mod lines;
 mod number;
+mod parse;
 mod record;
+mod scan;
 mod shuffle;
 mod source;
 mod spec;
@@ -30,6 +35,8 @@ mod stream;
 #[cfg(test)]
 mod testing;
 mod training;
+
+pub use blocks::{Block, Blocks, Mix, Pieces, SourceShape, block_bytes_for, describe};
 
 pub use dataset::Dataset;
 pub use error::DataError;

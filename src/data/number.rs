@@ -167,13 +167,6 @@ impl Short {
         let value = self.mantissa as f32 / POWERS[self.fraction & 7];
         if self.negative { -value } else { value }
     }
-
-    /// The nearest f64.
-    #[inline]
-    pub(super) fn to_f64(self) -> f64 {
-        let value = f64::from(self.mantissa) / POWERS[self.fraction & 7];
-        if self.negative { -value } else { value }
-    }
 }
 
 /// The eight bytes of `text` from `at` on, the lowest first.

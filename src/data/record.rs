@@ -1,45 +1,56 @@
-//! Cells out of delimited lines, RFC 4180 quotes included.
+//! One record of delimited text cell by cell, RFC 4180 quotes included.
 //!
-//! Nearly every line has no quote: its cells are the stretches between delimiters, in place. A line with one is copied cell
-//! by cell, unescaped, and may go on over several lines. A quote counts only at the start of a cell; elsewhere it is text.
+//! The way for the header and for lines with a quote, which are rare: cells are copied, unescaped, and may go on over
+//! several lines. A quote counts only at the start of a cell; elsewhere it is text. Other lines are marked many at a
+//! time, in place ([`Marks`](super::scan::Marks)); both ways end in [`Cells`].
 
-use std::io::Read;
-
+use super::chunk::{LONGEST_LINE, PADDING};
 use super::error::{Fault, shown};
-use super::lines::{LONGEST_LINE, Lines, PADDING};
+use super::lines::Lines;
 use super::number::{self, Short};
 
-/// The cells of one record.
-#[derive(Default)]
-pub(super) struct Record {
-    /// Where each cell starts, and one past the byte after the last one: cell `i` is `starts[i]..starts[i + 1] - 1`.
-    starts: Vec<usize>,
-    /// The unescaped cells of a record with quotes, a delimiter after each.
-    text: Vec<u8>,
-    /// Line and byte offset of each cell, for a record with quotes.
-    places: Vec<(u64, usize)>,
-    quoted: bool,
-}
-
-/// The cells where they are.
+/// The cells of one record, where they are.
 #[derive(Clone, Copy)]
 pub(super) struct Cells<'a> {
-    /// It may go on after the last cell.
+    /// Cell `i` is `bounds[i]..bounds[i + 1] - 1` of it, but for the `\r` of the last one. It goes on after the last cell.
     text: &'a [u8],
-    starts: &'a [usize],
+    bounds: &'a [u32],
+    /// 1 when the last cell is followed by a `\r`.
+    carriage: usize,
 }
 
 impl<'a> Cells<'a> {
+    /// The cells of a line of `text` with these bounds; `None` when the line is blank.
+    #[inline]
+    pub(super) fn new(text: &'a [u8], bounds: &'a [u32]) -> Option<Self> {
+        let (&first, &after) = (bounds.first()?, bounds.last()?);
+        let line = text.get(first as usize..after as usize - 1)?;
+        let carriage = usize::from(line.last() == Some(&b'\r'));
+        (line.len() > carriage).then_some(Self { text, bounds, carriage })
+    }
+
+    #[inline]
+    pub(super) fn len(self) -> usize {
+        self.bounds.len() - 1
+    }
+
+    #[inline]
+    fn range(self, at: usize) -> (usize, usize) {
+        let last = usize::from(at + 2 == self.bounds.len());
+        (self.bounds[at] as usize, self.bounds[at + 1] as usize - 1 - (last & self.carriage))
+    }
+
     #[inline]
     pub(super) fn cell(self, at: usize) -> &'a [u8] {
-        &self.text[self.starts[at]..self.starts[at + 1] - 1]
+        let (start, end) = self.range(at);
+        &self.text[start..end]
     }
 
     /// Cell `at` as a word, zeros above, when it is at most eight bytes long. No two cells make the same word, as no
     /// cell holds a NUL.
     #[inline]
     pub(super) fn word(self, at: usize) -> Option<u64> {
-        let (start, end) = (self.starts[at], self.starts[at + 1] - 1);
+        let (start, end) = self.range(at);
         let unused = 8usize.checked_sub(end - start)?;
         let word = number::word(self.text, start)?;
         Some(if unused == 8 { 0 } else { word << (8 * unused) >> (8 * unused) })
@@ -48,67 +59,42 @@ impl<'a> Cells<'a> {
     /// The number that fills cell `at`, when it is plainly a short one.
     #[inline]
     pub(super) fn short_number(self, at: usize) -> Option<Short> {
-        let length = self.starts[at + 1] - 1 - self.starts[at];
-        number::short(self.word(at)?).filter(|short| short.length == length)
+        let (start, end) = self.range(at);
+        number::short(self.word(at)?).filter(|short| short.length == end - start)
+    }
+
+    /// Bytes from the start of the first cell to that of cell `at`.
+    pub(super) fn offset(self, at: usize) -> usize {
+        (self.bounds[at] - self.bounds[0]) as usize
     }
 }
 
+/// A record that was read cell by cell.
+#[derive(Default)]
+pub(super) struct Record {
+    /// The unescaped cells, a byte after each, and padding.
+    text: Vec<u8>,
+    /// Where each cell starts, and one past the byte after the last.
+    bounds: Vec<u32>,
+    /// Line and byte offset of each cell.
+    places: Vec<(u64, usize)>,
+}
+
 impl Record {
-    /// Reads the next record that is not a blank line; false at the end.
-    #[inline]
-    pub(super) fn read<R: Read>(&mut self, lines: &mut Lines<R>, delimiter: u8) -> Result<bool, Fault> {
-        loop {
-            if !lines.advance()? {
-                return Ok(false);
-            }
-            let line = trim(lines.line());
-            if !line.is_empty() {
-                break;
-            }
-        }
-        if let Some(at) = lines.quote_or_nul() {
-            if lines.line()[at] == b'"' {
-                return self.read_quoted(lines, delimiter);
-            }
-            return Err(nul(lines.number(), at));
-        }
-        self.quoted = false;
-        split(lines.padded_line(), trim(lines.line()).len(), delimiter, &mut self.starts);
-        Ok(true)
-    }
-
-    /// The number of cells.
-    pub(super) fn len(&self) -> usize {
-        self.starts.len() - 1
-    }
-
-    /// The cells; `lines` must still stand where `read` left it.
-    #[inline]
-    pub(super) fn cells<'a, R: Read>(&'a self, lines: &'a Lines<R>) -> Cells<'a> {
-        let text = if self.quoted { &self.text } else { lines.padded_line() };
-        Cells { text, starts: &self.starts }
-    }
-
-    /// Line (from 1) and byte offset (from 0) of cell `at`.
-    pub(super) fn place<R: Read>(&self, lines: &Lines<R>, at: usize) -> (u64, usize) {
-        if self.quoted { self.places[at] } else { (lines.number(), self.starts[at]) }
-    }
-
-    #[cold]
-    fn read_quoted<R: Read>(&mut self, lines: &mut Lines<R>, delimiter: u8) -> Result<bool, Fault> {
-        self.quoted = true;
-        self.starts.clear();
-        self.starts.push(0);
+    /// Reads the record that starts with the current line.
+    pub(super) fn read(&mut self, lines: &mut Lines<'_>, delimiter: u8) -> Result<(), Fault> {
         self.text.clear();
+        self.bounds.clear();
+        self.bounds.push(0);
         self.places.clear();
         let mut at = 0;
         loop {
             let start = self.text.len();
             let place = (lines.number(), at);
-            if trim(lines.line()).get(at) == Some(&b'"') {
+            let line = trim(lines.line());
+            if line.get(at) == Some(&b'"') {
                 at = self.quoted_cell(lines, delimiter, place)?;
             } else {
-                let line = trim(lines.line());
                 let length = memchr::memchr(delimiter, &line[at..]).unwrap_or(line.len() - at);
                 self.text.extend_from_slice(&line[at..at + length]);
                 at += length;
@@ -117,20 +103,36 @@ impl Record {
                 return Err(nul(place.0, place.1 + zero));
             }
             self.text.push(delimiter);
-            self.starts.push(self.text.len());
+            self.bounds.push(self.text.len() as u32);
             self.places.push(place);
             if at == trim(lines.line()).len() {
-                return Ok(true);
+                self.text.resize(self.text.len() + PADDING, 0);
+                return Ok(());
             }
             // Past the delimiter, which is what the cell ended at.
             at += 1;
         }
     }
 
+    /// The number of cells.
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The cells.
+    pub(super) fn cells(&self) -> Cells<'_> {
+        Cells { text: &self.text, bounds: &self.bounds, carriage: 0 }
+    }
+
+    /// Line (from 1, in the chunk) and byte offset (from 0) of cell `at`.
+    pub(super) fn place(&self, at: usize) -> (u64, usize) {
+        self.places[at]
+    }
+
     /// Copies the cell whose opening quote is at `place`; gives the offset after its closing quote.
-    fn quoted_cell<R: Read>(
+    fn quoted_cell(
         &mut self,
-        lines: &mut Lines<R>,
+        lines: &mut Lines<'_>,
         delimiter: u8,
         place: (u64, usize),
     ) -> Result<usize, Fault> {
@@ -167,62 +169,12 @@ impl Record {
     }
 }
 
-/// Fills `starts` with where the cells of the first `length` bytes of `text` start, and where one more would. Cells are a
-/// few bytes long: one bit for each byte of a stretch, then a walk over the bits, beats a search for each.
-#[inline]
-fn split(text: &[u8], length: usize, delimiter: u8, starts: &mut Vec<usize>) {
-    starts.clear();
-    starts.push(0);
-    let mut base = 0;
-    while base < length {
-        let mut found = match text.get(base..).and_then(<[u8]>::first_chunk) {
-            Some(stretch) => matches(stretch, delimiter),
-            None => {
-                let mut stretch = [0; STRETCH];
-                stretch[..length - base].copy_from_slice(&text[base..length]);
-                matches(&stretch, delimiter)
-            }
-        };
-        if length - base < STRETCH {
-            found &= (1 << (length - base)) - 1;
-        }
-        while found != 0 {
-            starts.push(base + found.trailing_zeros() as usize + 1);
-            found &= found - 1;
-        }
-        base += STRETCH;
-    }
-    starts.push(length + 1);
-}
-
-/// Bytes looked at together: as many as a line is padded with.
-const STRETCH: usize = 32;
-const _: () = assert!(STRETCH <= PADDING);
-
-/// A bit for each byte of `stretch` that is `wanted`, the lowest for the first.
-#[inline]
-fn matches(stretch: &[u8; STRETCH], wanted: u8) -> u64 {
-    const LOW: u64 = 0x7F7F_7F7F_7F7F_7F7F;
-    // Moves the low bit of byte i to bit 56 + i: no two products meet, so nothing carries.
-    const GATHER: u64 = 0x0102_0408_1020_4080;
-    let pattern = u64::from_ne_bytes([wanted; 8]);
-    let (words, _) = stretch.as_chunks::<8>();
-    let mut bits = 0;
-    for (at, word) in words.iter().enumerate() {
-        let differing = u64::from_le_bytes(*word) ^ pattern;
-        // The high bit of each byte that is zero, exactly: no carry leaves a byte.
-        let zero = !(((differing & LOW) + LOW) | differing | LOW);
-        bits |= ((zero >> 7).wrapping_mul(GATHER) >> 56) << (8 * at);
-    }
-    bits
-}
-
 /// Without the `\r` of a `\r\n`.
 #[inline]
-fn trim(line: &[u8]) -> &[u8] {
+pub(super) fn trim(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-fn nul(line: u64, at: usize) -> Fault {
+pub(super) fn nul(line: u64, at: usize) -> Fault {
     Fault::at(line, at, "found a NUL byte; is this a text file?")
 }

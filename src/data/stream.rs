@@ -1,31 +1,34 @@
-//! A thread that reads and parses ahead of whoever trains.
+//! Files in, examples out: what reads and parses ahead of whoever trains.
 //!
-//! Blocks travel through a bounded channel, so the parser is at most [`AHEAD`] blocks ahead; used blocks may come back
-//! through [`Stream::recycle`]. The end and an error are messages of their own: a channel that closes without one means
-//! that the thread died, which is an error and never a short file. Dropping the stream closes both channels; the
-//! thread notices at its next read or send. It is not joined, because a read of a terminal or pipe cannot be interrupted.
+//! Blocks come through bounded queues, so the threads behind a stream ([`parse`](super::parse)) are a few blocks ahead at
+//! most; used blocks may come back through [`Stream::recycle`]. The end and an error are messages of their own: a queue that
+//! closes without one means that a thread died, which is an error and never a short file. Dropping the stream closes the
+//! queues; the threads notice at their next read or send. They are not joined, because a read of a terminal or pipe cannot
+//! be interrupted.
 
 use std::convert::Infallible;
-use std::io::{self, Read};
+use std::io::Read;
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::csv::CsvRows;
-use super::error::Fault;
-use super::libsvm::Libsvm;
-use super::lines::Lines;
-use super::source::Input;
+use super::chunk::CHUNK;
+use super::parse::{Opener, Parsed, Reader, Step, parse};
 use super::{DataError, Examples, FeatureSpec, Source};
 
-/// Blocks parsed ahead: enough to ride over a slow minibatch, small enough not to matter in memory (about 1 MB each).
-const AHEAD: usize = 4;
+/// Parser threads at most when nobody says how many: their consumer is one thread, which copies.
+const PARSERS: usize = 4;
+
+/// Chunks ahead for each parser: one being parsed, one waiting. With their examples, about 1 MB each.
+const AHEAD: usize = 2;
 
 /// How the text becomes examples.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Format {
     /// `label index:value …`.
     Libsvm,
+    /// The same for data to predict: the label may be missing, and is not looked at.
+    LibsvmMaybeLabelled,
     /// Delimited text with a header; columns become hashed features.
     Csv(FeatureSpec),
 }
@@ -45,21 +48,26 @@ pub struct Progress {
 
 /// Examples in blocks, in the order of the sources; after an error or the end, nothing more.
 pub struct Stream {
-    name: String,
-    blocks: Receiver<Message>,
-    used: Sender<Examples>,
-    /// Never used to send: the parser sees that it is gone.
+    steps: Receiver<Step>,
+    blocks: Sender<Examples>,
+    /// Never used to send: the reader sees that it is gone.
     _running: Sender<Infallible>,
     progress: Progress,
+    /// The file whose chunks come now.
+    file: FileSoFar,
+    /// Found after the block that was given last.
+    failed: Option<DataError>,
     ended: bool,
 }
 
-enum Message {
-    Block(Examples, Progress),
-    End(Result<(), DataError>, Progress),
+/// What is known of the file being read.
+#[derive(Default)]
+struct FileSoFar {
+    name: String,
+    lines: u64,
+    rows: u64,
+    skipped_rows: u64,
 }
-
-type Opener = Box<dyn FnOnce() -> Result<Box<dyn Read + Send>, DataError> + Send>;
 
 impl Stream {
     /// Starts reading `sources`. Fails at once when a file is missing or the specification contradicts itself.
@@ -75,6 +83,13 @@ impl Stream {
     /// # Ok::<(), gradwire::data::DataError>(())
     /// ```
     pub fn open(sources: Vec<Source>, format: &Format) -> Result<Self, DataError> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self::open_with(sources, format, cores.min(PARSERS))
+    }
+
+    /// As [`open`](Self::open), parsed by `parsers` threads (at least one); one more reads and decompresses. The examples
+    /// are the same for any number.
+    pub fn open_with(sources: Vec<Source>, format: &Format, parsers: usize) -> Result<Self, DataError> {
         let total = sources.iter().map(Source::stored_bytes).sum();
         let mut inputs: Vec<(String, Opener)> = Vec::with_capacity(sources.len());
         for source in sources {
@@ -82,7 +97,7 @@ impl Stream {
             source.probe()?;
             inputs.push((source.name(), Box::new(move || source.open())));
         }
-        Self::start(inputs, format, total)
+        Self::start(inputs, format, total, parsers)
     }
 
     /// Starts reading `reader`, which messages call `name`.
@@ -91,7 +106,7 @@ impl Stream {
         reader: impl Read + Send + 'static,
         format: &Format,
     ) -> Result<Self, DataError> {
-        Self::start(vec![(name.to_owned(), Box::new(move || Ok(Box::new(reader))))], format, None)
+        Self::start(vec![(name.to_owned(), Box::new(move || Ok(Box::new(reader))))], format, None, 1)
     }
 
     /// How far the blocks returned so far reach.
@@ -100,28 +115,102 @@ impl Stream {
     }
 
     /// Gives a used block back, so that its memory is used again.
-    pub fn recycle(&self, mut block: Examples) {
-        block.clear();
+    pub fn recycle(&self, block: Examples) {
         // A full or closed channel means nobody needs it.
-        let _ = self.used.try_send(block);
+        let _ = self.blocks.try_send(block);
     }
 
-    fn start(inputs: Vec<(String, Opener)>, format: &Format, total: Option<u64>) -> Result<Self, DataError> {
+    fn start(
+        inputs: Vec<(String, Opener)>,
+        format: &Format,
+        total: Option<u64>,
+        parsers: usize,
+    ) -> Result<Self, DataError> {
         if let Format::Csv(spec) = format {
             spec.check()?;
         }
-        let (block_out, blocks) = bounded(AHEAD);
-        let (used, used_in) = bounded(AHEAD);
+        let parsers = parsers.max(1);
+        let ahead = AHEAD * parsers;
+        let (steps_out, steps) = bounded(ahead);
+        let (jobs_out, jobs) = bounded(parsers);
+        let (blocks, blocks_in) = bounded(ahead);
+        let (chunks, chunks_in) = bounded(ahead);
         let (running, stop) = bounded(0);
         let name = inputs.first().map_or_else(String::new, |(name, _)| name.clone());
-        let progress = Progress { bytes_total: total, ..Progress::default() };
-        let reader = Reader { blocks: block_out, used: used_in, stop, progress, block: Examples::default() };
+        let failed =
+            |cause: std::io::Error| DataError::Thread { file: name.clone(), cause: cause.to_string() };
+        for _ in 0..parsers {
+            let (jobs, chunks) = (jobs.clone(), chunks.clone());
+            let thread = thread::Builder::new().name("gradwire-parse".to_owned());
+            thread.spawn(move || parse(&jobs, &chunks)).map_err(failed)?;
+        }
+        let reader = Reader {
+            steps: steps_out,
+            jobs: jobs_out,
+            blocks: blocks_in,
+            chunks: chunks_in,
+            chunk: CHUNK,
+            stop,
+        };
         let format = format.clone();
-        thread::Builder::new()
-            .name("gradwire-parse".to_owned())
-            .spawn(move || reader.run(inputs, &format))
-            .map_err(|cause| DataError::Thread { file: name.clone(), cause: cause.to_string() })?;
-        Ok(Self { name, blocks, used, _running: running, progress, ended: false })
+        let thread = thread::Builder::new().name("gradwire-read".to_owned());
+        thread.spawn(move || reader.run(inputs, &format)).map_err(failed)?;
+        let progress = Progress { bytes_total: total, ..Progress::default() };
+        let file = FileSoFar { name, ..FileSoFar::default() };
+        Ok(Self { steps, blocks, _running: running, progress, file, failed: None, ended: false })
+    }
+
+    /// Reads and parses all of `bytes` now, on the calling thread, in chunks of `chunk` bytes: for checks of the parsers.
+    pub(super) fn at_once(bytes: &[u8], format: &Format, chunk: usize) -> Result<Self, DataError> {
+        if let Format::Csv(spec) = format {
+            spec.check()?;
+        }
+        let (steps_out, steps) = unbounded();
+        let (jobs_out, jobs) = unbounded();
+        let (blocks, blocks_in) = unbounded();
+        let (chunks, chunks_in) = unbounded();
+        let (running, stop) = bounded(0);
+        let reader =
+            Reader { steps: steps_out, jobs: jobs_out, blocks: blocks_in, chunks: chunks_in, chunk, stop };
+        let text = bytes.to_vec();
+        let open: Opener = Box::new(move || Ok(Box::new(std::io::Cursor::new(text))));
+        reader.run(vec![("data".to_owned(), open)], format);
+        parse(&jobs, &chunks);
+        let (progress, file) = (Progress::default(), FileSoFar::default());
+        Ok(Self { steps, blocks, _running: running, progress, file, failed: None, ended: false })
+    }
+
+    /// Takes a chunk's examples, if it has any; notes what was wrong after them.
+    fn take(&mut self, parsed: Parsed) -> Option<Examples> {
+        let Parsed { block, skipped_rows, lines, result } = parsed;
+        self.failed = result.err().map(|fault| fault.after_lines(self.file.lines).in_file(&self.file.name));
+        self.file.lines += lines;
+        self.file.rows += block.len() as u64;
+        self.file.skipped_rows += skipped_rows;
+        self.progress.rows += block.len() as u64;
+        self.progress.skipped_rows += skipped_rows;
+        if block.is_empty() {
+            self.recycle(block);
+            return None;
+        }
+        Some(block)
+    }
+
+    /// What is wrong with a file that was read to its end.
+    fn unusable(&self, empty: bool) -> Option<DataError> {
+        let file = self.file.name.clone();
+        if empty {
+            Some(DataError::Empty { file })
+        } else if self.file.rows == 0 {
+            Some(DataError::NoExamples { file, skipped_rows: self.file.skipped_rows })
+        } else {
+            None
+        }
+    }
+
+    fn died(&self) -> DataError {
+        let cause = "it ended without a result".to_owned();
+        DataError::Thread { file: self.file.name.clone(), cause }
     }
 }
 
@@ -129,126 +218,31 @@ impl Iterator for Stream {
     type Item = Result<Examples, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        match self.blocks.recv() {
-            Ok(Message::Block(block, progress)) => {
-                self.progress = progress;
-                Some(Ok(block))
-            }
-            Ok(Message::End(result, progress)) => {
-                self.progress = progress;
-                self.ended = true;
-                result.err().map(Err)
-            }
-            Err(_) => {
-                self.ended = true;
-                let cause = "it ended without a result".to_owned();
-                Some(Err(DataError::Thread { file: self.name.clone(), cause }))
-            }
-        }
-    }
-}
-
-/// The parser thread's side.
-struct Reader {
-    blocks: Sender<Message>,
-    used: Receiver<Examples>,
-    stop: Receiver<Infallible>,
-    progress: Progress,
-    block: Examples,
-}
-
-/// The parser of one file.
-enum Parser {
-    Libsvm(Box<Libsvm>),
-    Csv(Box<CsvRows>),
-}
-
-impl Reader {
-    fn run(mut self, inputs: Vec<(String, Opener)>, format: &Format) {
-        let mut result = Ok(());
-        for (name, open) in inputs {
-            result = open().and_then(|reader| self.read_file(&name, reader, format));
-            if result.is_err() {
-                break;
-            }
-        }
-        // The good rows before an error come first. A closed channel: the stream was dropped, nobody asks.
-        let _ = self.flush();
-        let _ = self.blocks.send(Message::End(result, self.progress));
-    }
-
-    fn read_file(
-        &mut self,
-        name: &str,
-        reader: Box<dyn Read + Send>,
-        format: &Format,
-    ) -> Result<(), DataError> {
-        let fault = |fault: Fault| fault.in_file(name);
-        let reader = Stoppable { reader, stop: self.stop.clone() };
-        let input = Input::new(Box::new(reader)).map_err(|cause| fault(Fault::Io(cause)))?;
-        let mut lines = Lines::new(input);
-        let bytes_before = self.progress.bytes_read;
-        let (rows_before, skipped_before) = (self.progress.rows, self.progress.skipped_rows);
-        let mut parser = match format {
-            Format::Libsvm => Parser::Libsvm(Box::default()),
-            Format::Csv(spec) => match CsvRows::open(spec, &mut lines).map_err(fault)? {
-                Some(rows) => Parser::Csv(Box::new(rows)),
-                None => return Err(DataError::Empty { file: name.to_owned() }),
-            },
-        };
-        let mut more = true;
-        while more {
-            let held = self.block.len();
-            let outcome = match &mut parser {
-                Parser::Libsvm(parser) => parser.read_block(&mut lines, &mut self.block),
-                Parser::Csv(parser) => {
-                    let outcome = parser.read_block(&mut lines, &mut self.block);
-                    self.progress.skipped_rows = skipped_before + parser.skipped_rows();
-                    outcome
+        while !self.ended && self.failed.is_none() {
+            match self.steps.recv() {
+                Ok(Step::File(name)) => self.file = FileSoFar { name, ..FileSoFar::default() },
+                Ok(Step::Chunk { parsed, bytes_read }) => match parsed.recv() {
+                    Ok(parsed) => {
+                        self.progress.bytes_read = bytes_read;
+                        if let Some(block) = self.take(parsed) {
+                            return Some(Ok(block));
+                        }
+                    }
+                    Err(_) => self.failed = Some(self.died()),
+                },
+                Ok(Step::FileEnd { empty, bytes_read }) => {
+                    self.progress.bytes_read = bytes_read;
+                    self.failed = self.unusable(empty);
                 }
-            };
-            self.progress.rows += (self.block.len() - held) as u64;
-            self.progress.bytes_read = bytes_before + lines.input.stored_bytes_read();
-            more = outcome.map_err(fault)?;
-            if more && self.flush().is_err() {
-                return Ok(());
+                Ok(Step::End(result)) => {
+                    self.failed = result.err();
+                    self.ended = true;
+                }
+                Err(_) => self.failed = Some(self.died()),
             }
         }
-        if lines.number() == 0 {
-            return Err(DataError::Empty { file: name.to_owned() });
-        }
-        if self.progress.rows == rows_before {
-            let skipped_rows = self.progress.skipped_rows - skipped_before;
-            return Err(DataError::NoExamples { file: name.to_owned(), skipped_rows });
-        }
-        Ok(())
-    }
-
-    /// Sends the block, if it has rows; an error means that the stream was dropped.
-    fn flush(&mut self) -> Result<(), ()> {
-        if self.block.is_empty() {
-            return Ok(());
-        }
-        let block = std::mem::replace(&mut self.block, self.used.try_recv().unwrap_or_default());
-        self.blocks.send(Message::Block(block, self.progress)).map_err(|_| ())
-    }
-}
-
-/// Fails reads once the stream was dropped.
-struct Stoppable<R> {
-    reader: R,
-    stop: Receiver<Infallible>,
-}
-
-impl<R: Read> Read for Stoppable<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.stop.try_recv() {
-            Err(TryRecvError::Disconnected) => Err(io::Error::other("the stream was dropped")),
-            _ => self.reader.read(buffer),
-        }
+        self.ended = true;
+        self.failed.take().map(Err)
     }
 }
 

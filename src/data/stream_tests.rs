@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::io;
 use std::path::PathBuf;
 
 use crossbeam_channel::unbounded;
@@ -74,8 +74,8 @@ fn files_follow_each_other_and_progress_counts_stored_bytes() {
     let total = first.0.metadata().unwrap().len() + second.0.metadata().unwrap().len();
     let mut stream = open(&list).unwrap();
     assert_eq!(stream.progress(), Progress { bytes_total: Some(total), ..Progress::default() });
-    let block = stream.next().unwrap().unwrap();
-    assert_eq!(block.rows.columns(), &[1, 2, 3, 9]);
+    assert_eq!(stream.next().unwrap().unwrap().rows.columns(), &[1, 2, 3]);
+    assert_eq!(stream.next().unwrap().unwrap().rows.columns(), &[9]);
     assert!(stream.next().is_none());
     let wanted = Progress { bytes_read: total, bytes_total: Some(total), rows: 4, skipped_rows: 0 };
     assert_eq!(stream.progress(), wanted);
@@ -99,7 +99,7 @@ fn blocks_are_bounded_and_their_memory_comes_back() {
     let mut rows = 0;
     while let Some(block) = stream.next() {
         let block = block.unwrap();
-        assert!(block.len() <= 8192 && !block.is_empty());
+        assert!(block.len() <= CHUNK / 10 && !block.is_empty());
         rows += block.len();
         assert_eq!(stream.progress().rows, rows as u64);
         stream.recycle(block);
@@ -108,27 +108,53 @@ fn blocks_are_bounded_and_their_memory_comes_back() {
 }
 
 #[test]
-fn a_wide_row_ends_its_block() {
-    let mut row = String::from("1");
-    (0..700_000).for_each(|index| row += &format!(" {index}:1"));
-    let text = format!("{row}\n{row}\n{row}\n");
-    let stream = Stream::from_reader("data", Pieces::new(text, &[1 << 20]), &Format::Libsvm).unwrap();
-    let sizes: Vec<usize> = stream.map(|block| block.unwrap().len()).collect();
-    assert_eq!(sizes, [2, 1]);
+fn any_number_of_parsers_gives_the_same_blocks() {
+    let mut svm = String::new();
+    let mut csv = String::from("y,a,n\n");
+    for row in 0..60_000 {
+        svm += &format!("{} {}:1 {}:0.{row}\n", row % 2, row % 7, row + 10);
+        let cell = if row % 1000 == 0 { "\"\n\"" } else { "c" };
+        csv += &format!("{},{cell},{row}\n", row % 2);
+    }
+    let csv_format = Format::Csv(FeatureSpec::new("y").unwrap().categorical("a").numeric("n"));
+    for (text, format) in [(svm, Format::Libsvm), (csv, csv_format)] {
+        // A fault far into the file, so that it is found while later chunks are parsed.
+        let files = [TempFile::new(text.as_bytes()), TempFile::new(format!("{text}bad,\nworse").as_bytes())];
+        let sources: Vec<Source> = files.iter().map(|file| Source::File(file.0.clone())).collect();
+        let read = |parsers: usize| {
+            let mut stream = Stream::open_with(sources.clone(), &format, parsers).unwrap();
+            let mut blocks = Vec::new();
+            let error = loop {
+                match stream.next().unwrap() {
+                    Ok(block) => blocks.push(block),
+                    Err(error) => break error.to_string(),
+                }
+            };
+            assert!(stream.next().is_none(), "nothing follows an error");
+            (blocks, error, stream.progress().rows)
+        };
+        let wanted = read(1);
+        assert!(wanted.0.len() > 4 && wanted.2 >= 110_000);
+        assert!(wanted.1.contains(":600") || wanted.1.contains(":601"), "{}", wanted.1);
+        for parsers in [2, 5] {
+            assert_eq!(read(parsers), wanted);
+        }
+    }
 }
 
-/// Endless rows; tells when the parser lets go of it.
+/// Endless rows; tells when the reader lets go of it.
 struct Endless {
+    at: usize,
     _gone: Sender<()>,
 }
 
 impl Read for Endless {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let row = b"1 1:1 2:1\n";
-        let count = buffer.len() / row.len() * row.len();
-        buffer[..count].chunks_exact_mut(row.len()).for_each(|place| place.copy_from_slice(row));
-        (&mut buffer[count..]).write_all(b"")?;
-        Ok(count)
+        for place in &mut *buffer {
+            *place = b"1 1:1 2:1\n"[self.at % 10];
+            self.at += 1;
+        }
+        Ok(buffer.len())
     }
 }
 
@@ -137,7 +163,8 @@ fn dropping_a_stream_ends_its_thread() {
     for blocks in [0, 1, 7] {
         watched(move || {
             let (gone, ended) = unbounded::<()>();
-            let mut stream = Stream::from_reader("data", Endless { _gone: gone }, &Format::Libsvm).unwrap();
+            let mut stream =
+                Stream::from_reader("data", Endless { at: 0, _gone: gone }, &Format::Libsvm).unwrap();
             for _ in 0..blocks {
                 stream.next().unwrap().unwrap();
             }

@@ -66,7 +66,7 @@ impl Training {
                 dataset.append(&block)?;
                 stream.recycle(block);
                 on_progress(stream.progress());
-                if dataset.examples().bytes() > limits.memory_bytes {
+                if dataset.bytes() > limits.memory_bytes {
                     return Ok(Self { held: Held::Streamed { sources, format }, limits });
                 }
             }

@@ -186,6 +186,25 @@ impl<K: Copy> Csr<K> {
         self.end_row();
     }
 
+    /// Appends a whole row; `values` are the bits of floats, one for each column, or all are 1.
+    #[inline]
+    pub(crate) fn push_row_of(&mut self, columns: impl Iterator<Item = K>, values: Option<&[u32]>) {
+        self.columns.extend(columns);
+        match values {
+            None if !self.explicit => {}
+            None => self.values.resize(self.columns.len(), 1.0),
+            Some(bits) => {
+                let start = self.row_offsets[self.rows()];
+                if !self.explicit {
+                    self.explicit = true;
+                    self.values.resize(start, 1.0);
+                }
+                self.values.extend(bits.iter().map(|&bits| f32::from_bits(bits)));
+            }
+        }
+        self.end_row();
+    }
+
     /// Appends every row of `other`.
     pub fn append(&mut self, other: &Csr<K>) {
         let base = self.columns.len();

@@ -11,7 +11,7 @@ use crate::cluster::{
     Arrival, Barriers, Catalog, ChainStatus, Map, Opening, ServerState, ServerStatus, ShardInfo, Status,
     TableStatus, WorkerStatus,
 };
-use crate::control::{ControlError, ControlPlane, random};
+use crate::control::{ControlError, ControlPlane, Jobs, LocalJobs, random};
 use crate::lane::tcp::Listener;
 use crate::lane::{FabricKind, LaneConfig, LaneEnd, shm};
 use crate::store::TableSchema;
@@ -71,6 +71,7 @@ pub struct Embedded {
     tables: Mutex<()>,
     barriers: Mutex<Barriers>,
     gathered: Condvar,
+    jobs: LocalJobs,
 }
 
 impl Embedded {
@@ -118,6 +119,7 @@ impl Embedded {
             tables: Mutex::new(()),
             barriers: Mutex::new(Barriers::default()),
             gathered: Condvar::new(),
+            jobs: LocalJobs::default(),
         })
     }
 
@@ -261,10 +263,15 @@ impl ControlPlane for Embedded {
                 })
                 .collect(),
             workers: workers.collect(),
+            jobs: self.jobs.statuses(),
             shards: reports.iter().map(|report| report.shard.clone()).collect(),
             partitions,
             tables,
         })
+    }
+
+    fn jobs(&self) -> &dyn Jobs {
+        &self.jobs
     }
 
     fn fabric(&self) -> FabricKind {

@@ -6,19 +6,21 @@
 //! the one key that can't be held.
 //!
 //! The hash is seeded apart from the one that made the partition, else all keys here would share bits.
-//! Growth is in `grow.rs`, batches of lookups in `resolve_datapath.rs`, both on the type of this file.
+//! Growth is in `grow.rs`, batches of lookups in `resolve_datapath.rs`, of insertions in `insert_datapath.rs`, all on the
+//! type of this file.
 
 use gradwire_kernels as kernels;
 
 use super::blocks::Blocks;
 use super::budget::{Budget, Short};
 use super::grow::header_bytes;
-use super::segment::{Class, Segment};
+use super::segment::{Class, MAX_PAGES, Segment};
 use super::shape::Shape;
 
 /// Directory depth at which a segment is no longer split. 16 GiB of full segments need 17 bits; even hashes need two
 /// more at most.
 pub(super) const MAX_DEPTH: u32 = 20;
+const _: () = assert!(1 << MAX_DEPTH <= kernels::MAX_SEGMENT && MAX_PAGES == kernels::SEGMENT_PAGES);
 
 /// Where a key is, or would go.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +37,9 @@ pub(super) struct Index {
     pub(super) seed: (u64, u64),
     pub(super) max_depth: u32,
     pub(super) depth: u32,
-    pub(super) directory: Vec<u32>,
+    /// The directory, `2^depth` entries, and the pages of each segment, as lookups read them; `reroute` keeps them.
+    pub(super) spots: Vec<u64>,
+    pub(super) pages: Vec<[u32; MAX_PAGES]>,
     pub(super) segments: Vec<Segment>,
     pub(super) rows: u64,
     /// Raised when a payload moved.
@@ -71,7 +75,8 @@ impl Index {
             seed,
             max_depth,
             depth: 0,
-            directory: vec![0],
+            spots: vec![0],
+            pages: Vec::new(),
             segments: Vec::new(),
             rows: 0,
             moves: 0,
@@ -84,6 +89,8 @@ impl Index {
         }
         index.charged = header_bytes(1, 1);
         index.segments.push(segment);
+        index.pages.push(segment.pages);
+        index.reroute(0);
         Ok(index)
     }
 
@@ -92,7 +99,8 @@ impl Index {
         for segment in std::mem::take(&mut self.segments) {
             self.give_segment(&segment, blocks, budget);
         }
-        self.directory.clear();
+        self.spots.clear();
+        self.pages.clear();
         budget.release(self.charged);
         self.charged = 0;
         self.rows = 0;
@@ -103,10 +111,31 @@ impl Index {
         kernels::hash_key(self.seed, key)
     }
 
+    /// What a walk from keys to buckets needs.
+    pub(super) fn walk(&self) -> kernels::Walk<'_> {
+        kernels::Walk::new(self.seed, self.depth, &self.spots, &self.pages)
+    }
+
+    /// Makes lookups find a segment where it is now.
+    pub(super) fn reroute(&mut self, number: usize) {
+        let segment = &self.segments[number];
+        self.pages[number] = segment.pages;
+        let (depth, page_shift) = (u32::from(segment.depth), u32::from(segment.page_shift));
+        // The entries of a segment are neighbours.
+        let entries = 1_usize << (self.depth - depth);
+        let first = segment.prefix as usize * entries;
+        self.spots[first..first + entries].fill(kernels::spot(
+            number as u32,
+            depth,
+            page_shift,
+            segment.buckets,
+        ));
+    }
+
     /// The segment of a hash.
     #[inline(always)]
     pub(super) fn segment_of(&self, hash: u64) -> usize {
-        self.directory[((hash >> 1) >> (63 - self.depth)) as usize] as usize
+        kernels::segment_of_spot(self.spots[((hash >> 1) >> (63 - self.depth)) as usize]) as usize
     }
 
     /// First word of the bucket of a place.
@@ -152,21 +181,6 @@ impl Index {
             assert!(visited < segment.buckets, "a segment has a free lane");
             bucket = segment.next(bucket);
         }
-    }
-
-    /// Puts a new key into the place that `find` gave for it, its payload zero, and gives the payload's word.
-    pub(super) fn insert(&mut self, memory: &mut [u32], place: Place, key: u64) -> usize {
-        let word = self.bucket_word(place);
-        let bucket = &mut memory[word..word + self.shape.bucket_words()];
-        assert!(stored_key(bucket, place.lane) == 0, "an insertion takes a free lane");
-        set_stored_key(bucket, place.lane, !key);
-        let payload = self.shape.payload_at(place.lane);
-        bucket[payload..payload + self.shape.payload_words].fill(0);
-        let segment = &mut self.segments[place.segment];
-        segment.rows += 1;
-        assert!(segment.rows <= segment.limit, "room was reserved before the first insertion");
-        self.rows += 1;
-        word + payload
     }
 
     /// Takes the key of a place out. Later keys that had overflowed past its bucket are pulled back.

@@ -22,11 +22,11 @@ impl Store {
         found: &mut [u64],
     ) -> Result<(), Refusal> {
         let isa = self.isa;
-        let (table, _, slots) = self.parts(table)?;
+        let (table, means, slots) = self.parts(table)?;
         check_output(table, keys, out, found)?;
         check_keys(isa, keys)?;
         slots.resize(keys.len(), 0);
-        let missing = table.resolve(partition, keys, slots)?;
+        let missing = table.resolve(partition, keys, slots, means.scratch)?;
         read(table, partition, keys, slots, missing, out, found)
     }
 
@@ -46,8 +46,8 @@ impl Store {
         let (table, means, _) = self.parts(table)?;
         let (number, mut list) = means.lists.take(&id).ok_or(Refusal::UnknownKeyList)?;
         let outcome = check_output(table, &list.keys, out, found)
-            .and_then(|()| refresh(table, partition, &mut list))
-            .and_then(|()| read(table, partition, &list.keys, &list.slots, list.missing, out, found));
+            .and_then(|()| refresh(table, partition, &mut list, means.scratch))
+            .and_then(|_| read(table, partition, &list.keys, &list.slots, list.missing, out, found));
         means.lists.put_back(number, list);
         outcome
     }
@@ -65,11 +65,11 @@ impl Store {
 
     /// Whether a key has a row.
     pub fn contains(&mut self, table: TableId, partition: PartitionId, key: u64) -> Result<bool, Refusal> {
-        let (table, _, _) = self.parts(table)?;
+        let (table, means, _) = self.parts(table)?;
         if key == u64::MAX {
             return Ok(false);
         }
-        match table.resolve(partition, &[key], &mut [0]) {
+        match table.resolve(partition, &[key], &mut [0], means.scratch) {
             Ok(missing) => Ok(missing == 0),
             Err(Refusal::RowOutOfRange { .. }) => Ok(false),
             Err(refusal) => Err(refusal),

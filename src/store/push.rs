@@ -3,6 +3,7 @@
 use gradwire_kernels as kernels;
 
 use super::key_lists::{KeyList, ListId};
+use super::sparse::Scratch;
 use super::table::{Means, Table};
 use super::{Digest, Refusal, Store, check_count, check_keys};
 use crate::wire::ids::{PartitionId, SessionId, TableId};
@@ -24,7 +25,7 @@ impl Store {
         check_count("gradients", keys.len() * table.maker.dim(), gradients.len())?;
         check_keys(isa, keys)?;
         slots.resize(keys.len(), 0);
-        if table.resolve(partition, keys, slots)? > 0 {
+        if table.resolve(partition, keys, slots, means.scratch)? > 0 {
             table.create_missing(partition, keys, slots, &mut means)?;
         }
         apply(table, partition, slots, gradients)
@@ -77,10 +78,13 @@ fn push_list(
     means: &mut Means<'_>,
 ) -> Result<(), Refusal> {
     check_count("gradients", list.keys.len() * table.maker.dim(), gradients.len())?;
-    refresh(table, partition, list)?;
+    let resolved = refresh(table, partition, list, means.scratch)?;
     if list.missing > 0 {
         // Until the slots are whole again they stand for nothing.
         list.resolved_at = None;
+        if !resolved {
+            table.resolve(partition, &list.keys, &mut list.slots, means.scratch)?;
+        }
         table.create_missing(partition, &list.keys, &mut list.slots, means)?;
         list.missing = 0;
         list.resolved_at = Some(table.counters(partition)?);
@@ -88,18 +92,24 @@ fn push_list(
     apply(table, partition, &list.slots, gradients)
 }
 
-/// Finds the slots of a list again if rows may have moved or, where some were missing, may have been made. S4.
-pub(super) fn refresh(table: &mut Table, partition: PartitionId, list: &mut KeyList) -> Result<(), Refusal> {
+/// Finds the slots of a list again if rows may have moved or, where some were missing, may have been made. S4. Says
+/// whether it did.
+pub(super) fn refresh(
+    table: &mut Table,
+    partition: PartitionId,
+    list: &mut KeyList,
+    scratch: &mut Scratch,
+) -> Result<bool, Refusal> {
     let now = table.counters(partition)?;
     let current = list
         .resolved_at
         .is_some_and(|(generation, created)| generation == now.0 && (list.missing == 0 || created == now.1));
     if !current {
         list.resolved_at = None;
-        list.missing = table.resolve(partition, &list.keys, &mut list.slots)?;
+        list.missing = table.resolve(partition, &list.keys, &mut list.slots, scratch)?;
         list.resolved_at = Some(now);
     }
-    Ok(())
+    Ok(!current)
 }
 
 fn apply(table: &mut Table, partition: PartitionId, slots: &[u32], gradients: &[f32]) -> Result<(), Refusal> {

@@ -1,230 +1,314 @@
 //! Batched lookup: keys -> slots.
 //!
-//! A lookup waits for memory, not for arithmetic, so buckets are asked for `AHEAD` blocks before they are compared.
-//! Fetches and comparisons alternate in blocks: more fetches at once than the core has fill buffers would only wait for
-//! one another. One key in eight has overflowed its home bucket. Those go on a list while the line of their next bucket
-//! comes, and are compared later, so that nothing branches on a single key; what the list has no room for (crafted keys)
-//! is followed alone, and so are the keys that fill no block.
+//! A lookup in a small table costs instructions, one in a large table waits for memory. So blocks of keys are located and
+//! compared as vectors where the CPU can (`gradwire_kernels::Walk`), and their lines are asked for `AHEAD` blocks before
+//! they are compared. Fetches and comparisons alternate in blocks, since more fetches at once than the core has fill
+//! buffers would only wait for one another.
 //!
-//! Until a key is compared, its place in `slots` holds the line to compare it with. No allocation: the lists of
-//! overflowed keys are on the stack.
+//! Nothing branches on whether one key is in its home bucket. The few of a chunk that are not are looked at after it: a
+//! free lane says that the key has no row; a full bucket that it may be in the next one, for whose line it waits until
+//! after the following chunk. What has no room there (crafted keys) is followed alone, and so are the keys that fill no
+//! chunk.
+//!
+//! Until a key is compared, its place in `slots` holds the line to compare it with. Vectors are never read right after
+//! their parts were written: such a read waits for all of the writes. No allocation: the lists are on the stack.
 
-use gradwire_kernels::{self as kernels, Isa, PROBED_FULL, Plain, Prober};
+use gradwire_kernels::{self as kernels, BLOCK, Isa, Line, Plain, Prober, Walk, stored_form};
 
 use super::index::Index;
-use super::shape::{LINE_WORDS, MISSING, Shape};
+use super::segment::Segment;
+use super::shape::{LINE_WORDS, MISSING, lanes_of, lines_shift_of};
 
-/// Keys located between two rounds of comparisons: as many as a core has fill buffers.
-const BLOCK: usize = 16;
 /// Blocks in flight: 64 lines cover a memory access of 100 ns at 1.5 ns a key.
 const AHEAD: usize = 4;
+/// Keys between two looks at those that were not at home.
+const CHUNK: usize = AHEAD * BLOCK;
 /// Most overflowed keys that wait for their next bucket.
 const WAITING: usize = 64;
 
-/// Keys whose buckets so far were full of others.
-struct Overflow {
+/// A key that has no row.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Absent {
+    /// Its number in the batch.
+    pub(super) key: u32,
+    /// The line of the bucket, from its home on, that has a free lane.
+    pub(super) line: u32,
+}
+
+/// A key whose buckets so far were full of others.
+#[derive(Clone, Copy)]
+struct Astray {
+    /// Its number in the batch.
+    key: u32,
+    /// The line to compare it with.
+    line: u32,
+    /// Buckets from its home to that line.
+    steps: u32,
+}
+
+impl Astray {
+    const NONE: Astray = Astray { key: 0, line: 0, steps: 0 };
+}
+
+/// The keys that wait for their next bucket.
+struct Waiting {
     len: usize,
-    /// Block and number in the block.
-    keys: [(u32, u32); WAITING],
-    /// Buckets from the home to the one that is asked for.
-    steps: [u32; WAITING],
+    keys: [Astray; WAITING],
 }
 
-impl Overflow {
-    const EMPTY: Overflow = Overflow { len: 0, keys: [(0, 0); WAITING], steps: [0; WAITING] };
+impl Waiting {
+    const EMPTY: Waiting = Waiting { len: 0, keys: [Astray::NONE; WAITING] };
 }
 
-/// Whole blocks of a batch; `INLINE` says whether a payload is the row, or holds its slot.
-struct Resolve<'a, const INLINE: bool> {
-    index: &'a Index,
-    shape: Shape,
-    memory: &'a [u32],
-    keys: &'a [[u64; BLOCK]],
-    slots: &'a mut [[u32; BLOCK]],
+/// Whole chunks of a batch. `PAYLOAD` are the payload's words; `INLINE` says whether it is the row, or holds its slot.
+struct Resolve<'a, const PAYLOAD: usize, const INLINE: bool> {
+    walk: Walk<'a>,
+    segments: &'a [Segment],
+    lines: &'a [Line],
+    keys: &'a [[u64; CHUNK]],
+    slots: &'a mut [[u32; CHUNK]],
+    /// As long as there are keys; the first `missing` say which have no row.
+    absent: &'a mut [Absent],
     missing: usize,
 }
 
-impl<const INLINE: bool> Plain for Resolve<'_, INLINE> {
+impl<const PAYLOAD: usize, const INLINE: bool> Plain for Resolve<'_, PAYLOAD, INLINE> {
     type Output = usize;
 
     #[inline(always)]
     fn run<P: Prober>(mut self, prober: P) -> usize {
-        let (mut first, mut second) = (Overflow::EMPTY, Overflow::EMPTY);
-        let (mut waiting, mut later) = (&mut first, &mut second);
-        let mut full = [(0, 0); AHEAD * BLOCK];
-        let blocks = self.keys.len();
-        for block in 0..blocks.min(AHEAD) {
-            self.locate(block);
-        }
-        for chunk in (0..blocks).step_by(AHEAD) {
-            let mut fulls = 0;
-            for block in chunk..blocks.min(chunk + AHEAD) {
-                if block + AHEAD < blocks {
-                    self.locate(block + AHEAD);
-                }
-                self.compare(prober, block, &mut full, &mut fulls);
-            }
-            for key in &full[..fulls] {
-                self.postpone(*key, 1, later);
-            }
-            self.follow(prober, waiting, later);
-            std::mem::swap(&mut waiting, &mut later);
-        }
-        while waiting.len > 0 {
-            self.follow(prober, waiting, later);
-            std::mem::swap(&mut waiting, &mut later);
+        match const { lanes_of(PAYLOAD) } {
+            3 => self.resolve::<P, 3>(prober),
+            4 => self.resolve::<P, 4>(prober),
+            _ => self.resolve::<P, 5>(prober),
         }
         self.missing
     }
 }
 
-impl<const INLINE: bool> Resolve<'_, INLINE> {
-    /// Hashes a block of keys, and asks for the lines of their home buckets.
+impl<const PAYLOAD: usize, const INLINE: bool> Resolve<'_, PAYLOAD, INLINE> {
+    const LINES_SHIFT: u32 = lines_shift_of(PAYLOAD);
+
     #[inline(always)]
-    fn locate(&mut self, block: usize) {
-        let mut hashes = [0; BLOCK];
-        for (hash, key) in hashes.iter_mut().zip(&self.keys[block]) {
-            *hash = self.index.hash(*key);
+    fn resolve<P: Prober, const LANES: usize>(&mut self, prober: P) {
+        let (mut first, mut second) = (Waiting::EMPTY, Waiting::EMPTY);
+        let (mut waiting, mut later) = (&mut first, &mut second);
+        let chunks = self.keys.len();
+        if chunks > 0 {
+            for block in 0..AHEAD {
+                self.locate(prober, 0, block);
+            }
         }
-        let index = self.index;
-        let mut lines = [0; BLOCK];
-        for (hash, line) in hashes.iter().zip(&mut lines) {
-            let segment = &index.segments[index.segment_of(*hash)];
-            *line = segment.line(segment.home(*hash), self.shape.lines_shift);
-            prefetch(self.memory, *line, self.shape.lines_shift);
+        for chunk in 0..chunks {
+            let mut hits = [0; CHUNK];
+            for block in 0..AHEAD {
+                if chunk + 1 < chunks {
+                    self.locate(prober, chunk + 1, block);
+                }
+                self.compare::<P, LANES>(prober, chunk, block, &mut hits);
+            }
+            self.settle::<P, LANES>(prober, chunk, &hits, later);
+            self.follow::<P, LANES>(prober, waiting, later);
+            std::mem::swap(&mut waiting, &mut later);
         }
-        self.slots[block] = lines;
+        while waiting.len > 0 {
+            self.follow::<P, LANES>(prober, waiting, later);
+            std::mem::swap(&mut waiting, &mut later);
+        }
     }
 
-    /// What the bucket at a line says of a key, and its slot, `MISSING` when it is not there.
+    /// Finds the home buckets of a block of keys, and asks for their lines.
     #[inline(always)]
-    fn ask<P: Prober>(&self, prober: P, key: u64, line: u32) -> (u32, u32) {
-        let first = line as usize * LINE_WORDS;
-        let lanes = self.shape.lanes;
-        let answer = prober.probe(&self.memory[first..first + 2 * lanes], lanes, key);
-        // Where the key is not there, the last payload of the bucket: a load is cheaper than a branch.
-        let word = first + self.shape.payload_at((answer as usize).min(lanes - 1));
-        let slot = if INLINE { word as u32 } else { self.memory[word] };
-        (answer, if answer < lanes as u32 { slot } else { MISSING })
+    fn locate<P: Prober>(&mut self, prober: P, chunk: usize, block: usize) {
+        let keys = &self.keys[chunk].as_chunks::<BLOCK>().0[block];
+        let at = &mut self.slots[chunk].as_chunks_mut::<BLOCK>().0[block];
+        prober.locate(&self.walk, keys, Self::LINES_SHIFT, at);
+        for line in at {
+            kernels::prefetch_line_of(self.lines, *line as usize);
+            if Self::LINES_SHIFT > 0 {
+                kernels::prefetch_line_of(self.lines, *line as usize + 1);
+            }
+        }
     }
 
-    /// Compares a block of keys with their home buckets; lists those whose bucket is full.
     #[inline(always)]
-    fn compare<P: Prober>(
+    fn compare<P: Prober, const LANES: usize>(
+        &self,
+        prober: P,
+        chunk: usize,
+        block: usize,
+        hits: &mut [u8; CHUNK],
+    ) {
+        let keys = &self.keys[chunk].as_chunks::<BLOCK>().0[block];
+        let at = &self.slots[chunk].as_chunks::<BLOCK>().0[block];
+        prober.hits::<LANES>(self.lines, at, keys, &mut hits.as_chunks_mut::<BLOCK>().0[block]);
+    }
+
+    /// The slot of a lane. A lane that does not exist gives anything.
+    #[inline(always)]
+    fn slot<const LANES: usize>(lines: &[Line], line: u32, lane: u32) -> u32 {
+        match INLINE {
+            true => (line * LINE_WORDS as u32).wrapping_add(2 * LANES as u32 + lane * PAYLOAD as u32),
+            false => lines[line as usize][(2 * LANES + lane as usize) % LINE_WORDS],
+        }
+    }
+
+    /// Turns the lines and lanes of a chunk into slots, and decides about the keys that were not in their home buckets.
+    #[inline(always)]
+    fn settle<P: Prober, const LANES: usize>(
         &mut self,
         prober: P,
-        block: usize,
-        full: &mut [(u32, u32); AHEAD * BLOCK],
-        fulls: &mut usize,
+        chunk: usize,
+        hits: &[u8; CHUNK],
+        later: &mut Waiting,
     ) {
-        let (keys, lines) = (&self.keys[block], self.slots[block]);
-        let mut slots = [0; BLOCK];
-        let (mut missing, mut len) = (0, *fulls);
-        for i in 0..BLOCK {
-            let (answer, slot) = self.ask(prober, keys[i], lines[i]);
-            slots[i] = slot;
-            missing += usize::from((8..PROBED_FULL).contains(&answer));
-            full[len % (AHEAD * BLOCK)] = (block as u32, i as u32);
-            len += usize::from(answer == PROBED_FULL);
+        let slots = &mut self.slots[chunk];
+        let at = *slots;
+        for i in 0..CHUNK {
+            slots[i] = Self::slot::<LANES>(self.lines, at[i], hits[i].trailing_zeros());
         }
-        self.slots[block] = slots;
-        self.missing += missing;
-        *fulls = len;
+        let (mut full, mut count) = ([Astray::NONE; CHUNK], 0);
+        let mut absent = prober.zeros(hits);
+        while absent != 0 {
+            let i = absent.trailing_zeros();
+            absent &= absent - 1;
+            let key = Astray { key: chunk as u32 * CHUNK as u32 + i, line: at[i as usize % CHUNK], steps: 0 };
+            full[count % CHUNK] = key;
+            count += usize::from(self.is_full::<P, LANES>(prober, key));
+        }
+        for key in &full[..count] {
+            self.postpone::<P, LANES>(prober, *key, later);
+        }
+    }
+
+    /// Decides about a key that is not in the bucket at its line: no row, unless the bucket is full. In a growing table
+    /// that is a matter of chance too, so it is no branch: what is written counts when the bucket is not full.
+    #[inline(always)]
+    fn is_full<P: Prober, const LANES: usize>(&mut self, prober: P, key: Astray) -> bool {
+        let full = prober.lanes_with::<LANES>(&self.lines[key.line as usize], 0) == 0;
+        self.answer(key.key, MISSING);
+        self.absent[self.missing] = Absent { key: key.key, line: key.line };
+        self.missing += usize::from(!full);
+        full
     }
 
     /// Compares keys that had overflowed with their next buckets, and empties the list.
     #[inline(always)]
-    fn follow<P: Prober>(&mut self, prober: P, waiting: &mut Overflow, later: &mut Overflow) {
-        let (mut full, mut fulls) = ([0; WAITING], 0);
-        for i in 0..waiting.len {
-            let (block, at) = waiting.keys[i];
-            let (block, at) = (block as usize, at as usize % BLOCK);
-            let (answer, slot) = self.ask(prober, self.keys[block][at], self.slots[block][at]);
-            self.slots[block][at] = slot;
-            self.missing += usize::from((8..PROBED_FULL).contains(&answer));
-            full[fulls % WAITING] = i;
-            fulls += usize::from(answer == PROBED_FULL);
-        }
-        for i in &full[..fulls] {
-            self.postpone(waiting.keys[*i], waiting.steps[*i] + 1, later);
-        }
+    fn follow<P: Prober, const LANES: usize>(
+        &mut self,
+        prober: P,
+        waiting: &mut Waiting,
+        later: &mut Waiting,
+    ) {
+        let (mut full, mut count) = ([Astray::NONE; WAITING], 0);
+        let keys = &waiting.keys[..waiting.len.min(WAITING)];
         waiting.len = 0;
-    }
-
-    /// Lets a key wait for its next bucket. Without room on the list, or when all buckets were seen, it is found now.
-    #[inline(always)]
-    fn postpone(&mut self, key: (u32, u32), steps: u32, later: &mut Overflow) {
-        let (block, at) = (key.0 as usize, key.1 as usize % BLOCK);
-        let hash = self.index.hash(self.keys[block][at]);
-        let segment = &self.index.segments[self.index.segment_of(hash)];
-        let i = later.len;
-        if i == WAITING || steps >= segment.buckets {
-            let slot = self.index.slot_of(self.memory, self.keys[block][at]);
-            self.missing += usize::from(slot == MISSING);
-            self.slots[block][at] = slot;
-            return;
+        for key in keys {
+            let stored = stored_form(self.key(key.key));
+            let hit = prober.lanes_with::<LANES>(&self.lines[key.line as usize], stored);
+            if hit == 0 {
+                full[count % WAITING] = *key;
+                count += usize::from(self.is_full::<P, LANES>(prober, *key));
+            } else {
+                self.answer(key.key, Self::slot::<LANES>(self.lines, key.line, hit.trailing_zeros()));
+            }
         }
-        let bucket = segment.home(hash) + steps;
-        let bucket = if bucket < segment.buckets { bucket } else { bucket - segment.buckets };
-        let line = segment.line(bucket, self.shape.lines_shift);
-        self.slots[block][at] = line;
-        prefetch(self.memory, line, self.shape.lines_shift);
-        (later.keys[i], later.steps[i]) = (key, steps);
-        later.len = i + 1;
+        for key in &full[..count] {
+            self.postpone::<P, LANES>(prober, *key, later);
+        }
     }
-}
 
-/// Asks for all lines of a bucket.
-#[inline(always)]
-fn prefetch(memory: &[u32], first: u32, lines_shift: u32) {
-    kernels::prefetch_word(memory, first as usize * LINE_WORDS);
-    if lines_shift > 0 {
-        kernels::prefetch_word(memory, (first as usize + 1) * LINE_WORDS);
+    /// Lets a key wait for its next bucket, or goes on at once where the list has no room.
+    #[inline(always)]
+    fn postpone<P: Prober, const LANES: usize>(&mut self, prober: P, key: Astray, later: &mut Waiting) {
+        let hash = self.walk.hash(self.key(key.key));
+        let segment = &self.segments[kernels::segment_of_spot(self.walk.spot(hash)) as usize];
+        let mut steps = key.steps;
+        loop {
+            steps += 1;
+            assert!(steps < segment.buckets, "a segment has a free lane");
+            let line = segment.line(segment.beyond(segment.home(hash), steps), Self::LINES_SHIFT);
+            if later.len < WAITING {
+                kernels::prefetch_line_of(self.lines, line as usize);
+                later.keys[later.len] = Astray { key: key.key, line, steps };
+                later.len += 1;
+                return;
+            }
+            let bucket = &self.lines[line as usize];
+            let hit = prober.lanes_with::<LANES>(bucket, stored_form(self.key(key.key)));
+            if hit != 0 {
+                return self.answer(key.key, Self::slot::<LANES>(self.lines, line, hit.trailing_zeros()));
+            }
+            if !self.is_full::<P, LANES>(prober, Astray { key: key.key, line, steps }) {
+                return;
+            }
+        }
+    }
+
+    /// The key with this number.
+    #[inline(always)]
+    fn key(&self, number: u32) -> u64 {
+        self.keys[number as usize / CHUNK][number as usize % CHUNK]
+    }
+
+    #[inline(always)]
+    fn answer(&mut self, number: u32, slot: u32) {
+        self.slots[number as usize / CHUNK][number as usize % CHUNK] = slot;
     }
 }
 
 impl Index {
-    /// Writes the slot of every key to `slots`, `MISSING` where it has none, and gives how many are missing.
+    /// Writes the slot of every key to `slots`, `MISSING` where it has none, and lists those in `absent`. Gives how many
+    /// they are.
     ///
-    /// Shapes: `slots` is as long as `keys`.
-    pub(super) fn resolve(&self, isa: Isa, memory: &[u32], keys: &[u64], slots: &mut [u32]) -> usize {
-        assert_eq!(keys.len(), slots.len());
-        let shape = self.shape;
-        let (keys, last_keys) = keys.as_chunks();
-        let (slots, last_slots) = slots.as_chunks_mut();
-        for key in last_keys {
-            self.prefetch(memory, &[self.hash(*key)]);
-        }
-        let mut missing = match shape.inline {
-            true => kernels::run_compiled(
-                isa,
-                Resolve::<true> { index: self, shape, memory, keys, slots, missing: 0 },
-            ),
-            false => kernels::run_compiled(
-                isa,
-                Resolve::<false> { index: self, shape, memory, keys, slots, missing: 0 },
-            ),
+    /// Shapes: `slots` and `absent` are as long as `keys`.
+    pub(super) fn resolve(
+        &self,
+        isa: Isa,
+        memory: &[u32],
+        keys: &[u64],
+        slots: &mut [u32],
+        absent: &mut [Absent],
+    ) -> usize {
+        assert!(keys.len() == slots.len() && keys.len() == absent.len(), "one slot a key");
+        let (chunks, rest) = keys.as_chunks();
+        let (slot_chunks, slot_rest) = slots.as_chunks_mut();
+        let mut missing = match (self.shape.payload_words, self.shape.inline) {
+            (1, true) => self.resolve_chunks::<1, true>(isa, memory, chunks, slot_chunks, absent),
+            (1, false) => self.resolve_chunks::<1, false>(isa, memory, chunks, slot_chunks, absent),
+            (2, _) => self.resolve_chunks::<2, true>(isa, memory, chunks, slot_chunks, absent),
+            (3, _) => self.resolve_chunks::<3, true>(isa, memory, chunks, slot_chunks, absent),
+            _ => self.resolve_chunks::<4, true>(isa, memory, chunks, slot_chunks, absent),
         };
-        for (key, slot) in last_keys.iter().zip(last_slots) {
-            *slot = self.slot_of(memory, *key);
-            missing += usize::from(*slot == MISSING);
+        for key in rest {
+            let line = self.walk().line(self.hash(*key), self.shape.lines_shift);
+            kernels::prefetch_word(memory, line as usize * LINE_WORDS);
+        }
+        for (number, (key, slot)) in (keys.len() - rest.len()..).zip(rest.iter().zip(slot_rest)) {
+            match self.find(memory, *key, self.hash(*key)) {
+                Ok(place) => *slot = self.slot_at(memory, self.payload_word(place)),
+                Err(place) => {
+                    *slot = MISSING;
+                    let line = self.segments[place.segment].line(place.bucket, self.shape.lines_shift);
+                    absent[missing] = Absent { key: number as u32, line };
+                    missing += 1;
+                }
+            }
         }
         missing
     }
 
-    /// The slot of one key.
-    #[cold]
-    fn slot_of(&self, memory: &[u32], key: u64) -> u32 {
-        let place = self.find(memory, key, self.hash(key));
-        place.map_or(MISSING, |place| self.slot_at(memory, self.payload_word(place)))
-    }
-
-    /// Asks for the home buckets of keys that are about to be inserted: a growth in between may have moved them all.
-    pub(super) fn prefetch(&self, memory: &[u32], hashes: &[u64]) {
-        for hash in hashes {
-            let segment = &self.segments[self.segment_of(*hash)];
-            let line = segment.line(segment.home(*hash), self.shape.lines_shift);
-            kernels::prefetch_word(memory, line as usize * LINE_WORDS);
-        }
+    fn resolve_chunks<const PAYLOAD: usize, const INLINE: bool>(
+        &self,
+        isa: Isa,
+        memory: &[u32],
+        keys: &[[u64; CHUNK]],
+        slots: &mut [[u32; CHUNK]],
+        absent: &mut [Absent],
+    ) -> usize {
+        let (lines, _) = memory.as_chunks();
+        let (walk, segments) = (self.walk(), &self.segments);
+        let work = Resolve::<PAYLOAD, INLINE> { walk, segments, lines, keys, slots, absent, missing: 0 };
+        kernels::run_compiled(isa, work)
     }
 }

@@ -24,7 +24,7 @@ impl Store {
         check_count("values", keys.len() * dim, values.len())?;
         check_keys(isa, keys)?;
         slots.resize(keys.len(), 0);
-        if table.resolve(partition, keys, slots)? > 0 {
+        if table.resolve(partition, keys, slots, means.scratch)? > 0 {
             table.create_missing(partition, keys, slots, &mut means)?;
         }
         let (memory, unit, maker) = table.memory(partition)?;
@@ -89,7 +89,7 @@ impl Store {
             return Err(Refusal::ReservedKey);
         }
         slots.resize(keys.len(), 0);
-        if table.resolve(partition, keys, slots)? > 0 {
+        if table.resolve(partition, keys, slots, means.scratch)? > 0 {
             table.create_missing(partition, keys, slots, &mut means)?;
         }
         let (memory, unit, _) = table.memory(partition)?;

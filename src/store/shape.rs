@@ -14,13 +14,29 @@
 
 /// Words of a cache line, the unit in which blocks and buckets are placed.
 pub(super) const LINE_WORDS: usize = 16;
-/// Words of the largest bucket.
-pub(super) const MAX_BUCKET_WORDS: usize = 2 * LINE_WORDS;
 /// The slot of a key that has no row.
 pub(super) const MISSING: u32 = u32::MAX;
 
-/// Rows up to this many words live in the index.
-const MAX_INLINE_WORDS: usize = 4;
+/// Rows of so many words live in the index. A row of one word does not: its slot takes no more of the bucket than the row
+/// would, and rows side by side in the order they were made share lines. What is pushed together the first time lies
+/// together for good, so named key lists find sixteen rows a line, not one in a bucket each, and hot keys crowd into
+/// few lines. It costs those rows four bytes each; a lookup by key pays nothing, since sorted keys of a first push make
+/// slots that rise.
+const INLINE_WORDS: std::ops::RangeInclusive<usize> = 2..=4;
+
+/// Keys of a bucket with payloads of so many words.
+pub(super) const fn lanes_of(payload_words: usize) -> usize {
+    match payload_words {
+        2 => 4,
+        3 => 3,
+        _ => 5,
+    }
+}
+
+/// Lines of a bucket with payloads of so many words, as a shift.
+pub(super) const fn lines_shift_of(payload_words: usize) -> u32 {
+    if payload_words < 4 { 0 } else { 1 }
+}
 
 /// The geometry of one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +60,9 @@ pub(super) struct Shape {
 impl Shape {
     pub(super) fn of(row_words: usize) -> Shape {
         assert!(row_words > 0);
-        let inline = row_words <= MAX_INLINE_WORDS;
+        let inline = INLINE_WORDS.contains(&row_words);
         let payload_words = if inline { row_words } else { 1 };
-        let (lanes, lines_shift) = match payload_words {
-            1 => (5, 0),
-            2 => (4, 0),
-            3 => (3, 0),
-            _ => (5, 1),
-        };
+        let (lanes, lines_shift) = (lanes_of(payload_words), lines_shift_of(payload_words));
         // A row of more than a line starts on a line: 64 floats then touch four lines and not five, and the waste is
         // below half. A shorter one is packed, since padding it to a line would cost more memory than the row.
         let padded = row_words > LINE_WORDS;
@@ -87,7 +98,7 @@ mod tests {
             let shape = Shape::of(row_words);
             assert!(shape.stride >= row_words && shape.stride.is_multiple_of(shape.unit));
             assert!(shape.payload_at(shape.lanes) <= shape.bucket_words());
-            assert_eq!(shape.inline, row_words <= 4);
+            assert_eq!(shape.inline, (2..=4).contains(&row_words));
         }
     }
 }

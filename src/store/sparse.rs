@@ -3,21 +3,33 @@
 //! Two counters tell holders of resolved slots when to look again: `generation` rises when a row may have moved or gone,
 //! `created` when a missing key may have got a row.
 
+use gradwire_kernels as kernels;
+
 use super::blocks::Blocks;
 use super::budget::{Budget, Short};
+use super::grow::Moved;
 use super::index::Index;
+use super::resolve_datapath::Absent;
 use super::row_maker::RowMaker;
-use super::shape::{MISSING, Shape};
+use super::shape::Shape;
 use super::slabs::Slabs;
 
-/// New keys whose buckets are fetched ahead of their insertion.
-const PREFETCH_KEYS: usize = 32;
+/// Moved segments beyond which all keys are looked up again, and not only those whose row may have moved.
+const FEW_MOVED: usize = 4;
 
-/// Lists that a creation needs; kept by the store so that a push does not allocate.
+/// Lists that requests need; kept by the store so that they do not allocate.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
+    /// The keys that the last lookup missed.
+    absent: Vec<Absent>,
+    /// Some keys of a list, with their hashes, slots and numbers.
+    keys: Vec<u64>,
     hashes: Vec<u64>,
+    slots: Vec<u32>,
+    numbers: Vec<u32>,
+    again: Vec<Absent>,
     touched: Vec<u32>,
+    moved: Vec<Moved>,
 }
 
 /// Rows of one partition.
@@ -57,18 +69,22 @@ impl SparsePartition {
         self.created
     }
 
-    /// Slots of keys, `MISSING` where there is no row; gives how many are missing.
+    /// Slots of keys, `MISSING` where there is no row; gives how many are missing, and lists them in `scratch`.
     pub(super) fn resolve(
         &self,
         maker: &RowMaker,
         blocks: &Blocks,
         keys: &[u64],
         slots: &mut [u32],
+        scratch: &mut Scratch,
     ) -> usize {
-        self.index.resolve(maker.isa, blocks.arena.words(), keys, slots)
+        scratch.absent.resize(keys.len(), Absent::default());
+        let missing = self.index.resolve(maker.isa, blocks.arena.words(), keys, slots, &mut scratch.absent);
+        scratch.absent.truncate(missing);
+        missing
     }
 
-    /// Makes the rows of all keys whose slot is `MISSING`, all or, on an error, none.
+    /// Makes the rows of all keys that the lookup just before missed, all or, on an error, none.
     pub(super) fn create_missing(
         &mut self,
         maker: &mut RowMaker,
@@ -79,59 +95,77 @@ impl SparsePartition {
         budget: &mut Budget,
     ) -> Result<(), Short> {
         let shape = self.index.shape;
-        let missing = keys.iter().zip(slots.iter()).filter(|(_, slot)| **slot == MISSING);
-        scratch.hashes.clear();
-        scratch.hashes.extend(missing.map(|(key, _)| self.index.hash(*key)));
-        let generation = self.index.moves;
-        let room = self.index.reserve(&scratch.hashes, &mut scratch.touched, blocks, budget);
+        scratch.keys.clear();
+        scratch.keys.extend(scratch.absent.iter().map(|absent| keys[absent.key as usize]));
+        scratch.hashes.resize(scratch.keys.len(), 0);
+        kernels::hash_keys(maker.isa, self.index.seed, &scratch.keys, &mut scratch.hashes);
+        scratch.moved.clear();
+        let Scratch { touched, moved, hashes, .. } = scratch;
+        let room = self.index.reserve(maker.isa, hashes, touched, moved, blocks, budget);
         let room = room.and_then(|()| match shape.inline {
             true => Ok(()),
             false => self.slabs.reserve(scratch.hashes.len(), blocks, budget),
         });
-        if self.index.moves != generation && slots.iter().any(|slot| *slot != MISSING) {
-            self.index.resolve(maker.isa, blocks.arena.words(), keys, slots);
+        if !scratch.moved.is_empty() {
+            let homes = scratch.absent.iter_mut().zip(&scratch.hashes);
+            for (absent, hash) in
+                homes.filter(|(_, hash)| scratch.moved.iter().any(|moved| moved.has(**hash)))
+            {
+                absent.line = self.index.walk().line(*hash, shape.lines_shift);
+            }
+            if shape.inline && scratch.absent.len() < keys.len() {
+                self.resolve_moved(maker, blocks, keys, slots, scratch);
+            }
         }
         room?;
         let memory = blocks.arena.words_mut();
-        let mut hashes = scratch.hashes.iter();
-        let mut batches = scratch.hashes.chunks(PREFETCH_KEYS);
-        let mut left = 0;
-        if let Some(first) = batches.next() {
-            self.index.prefetch(memory, first);
-        }
-        for (key, slot) in keys.iter().zip(slots) {
-            if *slot != MISSING {
-                continue;
+        let take = || self.slabs.take();
+        self.created += self.index.insert_all(maker.isa, memory, keys, &scratch.absent, slots, take);
+        self.index.assert_room(&scratch.touched);
+        if !shape.inline || maker.fills_rows() {
+            for absent in &scratch.absent {
+                let first = slots[absent.key as usize] as usize * shape.unit;
+                maker.fresh(keys[absent.key as usize], &mut memory[first..first + shape.row_words]);
             }
-            if left == 0 {
-                left = PREFETCH_KEYS;
-                if let Some(following) = batches.next() {
-                    self.index.prefetch(memory, following);
-                }
-            }
-            left -= 1;
-            let Some(hash) = hashes.next() else { break };
-            *slot = match self.index.find(memory, *key, *hash) {
-                // The key came twice in one list (imports may); its row was made a moment ago.
-                Ok(place) => self.index.slot_at(memory, self.index.payload_word(place)),
-                Err(place) => {
-                    let word = self.index.insert(memory, place, *key);
-                    let slot = if shape.inline { word as u32 } else { self.slabs.take() };
-                    if !shape.inline {
-                        memory[word] = slot;
-                    }
-                    let first = slot as usize * shape.unit;
-                    maker.fresh(*key, &mut memory[first..first + shape.row_words]);
-                    self.created += 1;
-                    slot
-                }
-            };
         }
         Ok(())
     }
 
+    /// Looks up again what may have moved.
+    fn resolve_moved(
+        &self,
+        maker: &RowMaker,
+        blocks: &Blocks,
+        keys: &[u64],
+        slots: &mut [u32],
+        scratch: &mut Scratch,
+    ) {
+        let Scratch { keys: some, slots: found, numbers, again, moved, .. } = scratch;
+        numbers.clear();
+        some.clear();
+        for (number, key) in (0..).zip(keys) {
+            let hash = self.index.hash(*key);
+            if moved.len() > FEW_MOVED || moved.iter().any(|moved| moved.has(hash)) {
+                numbers.push(number);
+                some.push(*key);
+            }
+        }
+        found.resize(some.len(), 0);
+        again.resize(some.len(), Absent::default());
+        self.index.resolve(maker.isa, blocks.arena.words(), some, found, again);
+        for (number, slot) in numbers.iter().zip(found) {
+            slots[*number as usize] = *slot;
+        }
+    }
+
     /// Removes rows; gives how many there were.
-    pub(super) fn erase(&mut self, keys: &[u64], blocks: &mut Blocks, budget: &mut Budget) -> u64 {
+    pub(super) fn erase(
+        &mut self,
+        maker: &RowMaker,
+        keys: &[u64],
+        blocks: &mut Blocks,
+        budget: &mut Budget,
+    ) -> u64 {
         let mut erased = 0;
         for key in keys {
             let hash = self.index.hash(*key);
@@ -141,7 +175,7 @@ impl SparsePartition {
             if !self.index.shape.inline {
                 self.slabs.give(slot, blocks, budget);
             }
-            self.index.shrink(place.segment, blocks, budget);
+            self.index.shrink(maker.isa, place.segment, blocks, budget);
             erased += 1;
         }
         erased

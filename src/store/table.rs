@@ -177,12 +177,13 @@ impl Table {
         partition: PartitionId,
         keys: &[u64],
         slots: &mut [u32],
+        scratch: &mut Scratch,
     ) -> Result<usize, Refusal> {
         let unknown = self.unknown(partition);
         match &mut self.rows {
             Rows::Sparse { blocks, partitions } => {
                 let sparse = partitions.get(&partition).ok_or(unknown)?;
-                Ok(sparse.resolve(&self.maker, blocks, keys, slots))
+                Ok(sparse.resolve(&self.maker, blocks, keys, slots, scratch))
             }
             Rows::Dense { partitions } => {
                 let dense = partitions.get_mut(&partition).ok_or(unknown)?;
@@ -197,7 +198,7 @@ impl Table {
         }
     }
 
-    /// Makes the rows of all keys without one. Where the budget is short, cached key lists go first.
+    /// Makes the rows of all keys that the lookup just before missed. Where the budget is short, cached key lists go first.
     pub(super) fn create_missing(
         &mut self,
         partition: PartitionId,
@@ -236,7 +237,7 @@ impl Table {
             return Err(Refusal::Dense { table });
         };
         let sparse = partitions.get_mut(&partition).ok_or(unknown)?;
-        Ok(sparse.erase(keys, blocks, budget))
+        Ok(sparse.erase(&self.maker, keys, blocks, budget))
     }
 
     /// Copies rows out, about `max_rows`, from a cursor on; gives the next cursor.

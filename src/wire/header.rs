@@ -58,7 +58,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn from_wire(kind: u16) -> Option<Self> {
+    pub(super) fn from_wire(kind: u16) -> Option<Self> {
         Some(match kind {
             1 => Self::State,
             2 => Self::Hello,

@@ -15,6 +15,7 @@
 
 mod body;
 pub mod control_frame;
+pub mod fuzz;
 mod header;
 pub mod ids;
 

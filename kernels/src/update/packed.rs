@@ -33,7 +33,8 @@ pub(super) struct Packed<'a, F> {
     pub(super) dtype: Dtype,
 }
 
-/// Rows up to this many words live in the index bucket that was just probed; prefetching them is wasted.
+/// Rows up to this many words come sixteen or so at a time, their misses overlapping, or lie in a bucket that was just
+/// probed: prefetching them is wasted.
 const INLINE_WORDS: usize = 4;
 
 impl<F: Formula> Work for Packed<'_, F> {

@@ -4,7 +4,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, LaneMasks, Vector, Work, arithmetic};
+use super::{LANES, Vector, Work, arithmetic};
+use crate::bucket::Line;
 
 /// Two registers: lanes 0..8 and 8..16.
 #[derive(Clone, Copy)]
@@ -175,20 +176,29 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn match_keys(keys: *const u64, lanes: usize, stored_key: u64) -> LaneMasks {
-        // SAFETY: AVX2 by contract; masked-off lanes are not touched and read as 0, the address of the upper half
-        // is formed by wrapping_add. `lanes <= 8` keeps `part`'s count at 16 or below.
+    unsafe fn lanes_with<const LANES: usize>(line: &Line, stored: u64) -> u32 {
+        // SAFETY: AVX2 by contract; a line has 64 bytes.
         unsafe {
-            let (low, high) = part(2 * lanes);
-            let key = _mm256_set1_epi64x(stored_key.cast_signed());
-            let zero = _mm256_setzero_si256();
-            let first = _mm256_maskload_epi64(keys.cast(), low);
-            let second = _mm256_maskload_epi64(keys.wrapping_add(4).cast(), high);
-            let bits = |vector| _mm256_movemask_pd(_mm256_castsi256_pd(vector)).cast_unsigned();
-            let valid = (1u32 << lanes) - 1;
-            let hit = bits(_mm256_cmpeq_epi64(first, key)) | bits(_mm256_cmpeq_epi64(second, key)) << 4;
-            let empty = bits(_mm256_cmpeq_epi64(first, zero)) | bits(_mm256_cmpeq_epi64(second, zero)) << 4;
-            LaneMasks { hit: hit & valid, empty: empty & valid }
+            let key = _mm256_set1_epi64x(stored.cast_signed());
+            let equal = |half: *const u32| {
+                let equal = _mm256_cmpeq_epi64(_mm256_loadu_si256(half.cast()), key);
+                _mm256_movemask_pd(_mm256_castsi256_pd(equal)).cast_unsigned()
+            };
+            let low = equal(line.as_ptr());
+            let lanes = if LANES > 4 { low | equal(line.as_ptr().add(8)) << 4 } else { low };
+            lanes & ((1 << LANES) - 1)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zeros(bytes: &[u8; 64]) -> u64 {
+        // SAFETY: AVX2 by contract; 64 bytes are there.
+        unsafe {
+            let zeros = |half: *const u8| {
+                let zero = _mm256_cmpeq_epi8(_mm256_loadu_si256(half.cast()), _mm256_setzero_si256());
+                u64::from(_mm256_movemask_epi8(zero).cast_unsigned())
+            };
+            zeros(bytes.as_ptr()) | zeros(bytes.as_ptr().add(32)) << 32
         }
     }
 }

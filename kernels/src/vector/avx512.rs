@@ -6,8 +6,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, LaneMasks, Vector, Work, arithmetic};
+use super::{LANES, Vector, Work, arithmetic};
 use crate::MISSING;
+use crate::bucket::Line;
+use crate::walk::{BLOCK, MAX_SEGMENT, Walk};
 
 /// One register.
 #[derive(Clone, Copy)]
@@ -193,18 +195,82 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn match_keys(keys: *const u64, lanes: usize, stored_key: u64) -> LaneMasks {
-        // SAFETY: AVX-512 by contract; masked-off lanes are not touched and compare as false.
+    unsafe fn lanes_with<const LANES: usize>(line: &Line, stored: u64) -> u32 {
+        // SAFETY: AVX-512 by contract; a line has 64 bytes.
         unsafe {
-            let valid = part(lanes) as __mmask8;
-            let bucket = _mm512_maskz_loadu_epi64(valid, keys.cast());
-            let key = _mm512_set1_epi64(stored_key.cast_signed());
-            LaneMasks {
-                hit: u32::from(_mm512_mask_cmpeq_epi64_mask(valid, bucket, key)),
-                empty: u32::from(_mm512_mask_testn_epi64_mask(valid, bucket, bucket)),
+            let bucket = _mm512_loadu_si512(line.as_ptr().cast());
+            let key = _mm512_set1_epi64(stored.cast_signed());
+            u32::from(_mm512_mask_cmpeq_epi64_mask(part(LANES) as __mmask8, bucket, key))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zeros(bytes: &[u8; 64]) -> u64 {
+        // SAFETY: AVX-512 by contract; 64 bytes are there.
+        unsafe {
+            let bytes = _mm512_loadu_si512(bytes.as_ptr().cast());
+            _mm512_testn_epi8_mask(bytes, bytes)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn locate(walk: &Walk<'_>, keys: &[u64; BLOCK], lines_shift: u32, at: &mut [u32; BLOCK]) {
+        for (keys, at) in keys.as_chunks::<8>().0.iter().zip(at.as_chunks_mut::<8>().0) {
+            // SAFETY: AVX-512 by contract. An entry's number has `depth` bits and `Walk::new` proved that the directory
+            // has `2^depth` entries; a page's number is compared with the table's length and only lanes within are
+            // read; both gathers read whole elements of their slices; loads and stores are of eight numbers.
+            unsafe {
+                let hash = _mm512_loadu_si512(hash_keys(walk, keys).as_ptr().cast());
+                let entry = _mm512_srl_epi64(hash, _mm_cvtsi32_si128(64 - walk.depth.cast_signed()));
+                let spot = _mm512_i64gather_epi64::<8>(entry, walk.spots.as_ptr().cast());
+                let below = _mm512_srli_epi64::<32>(_mm512_sllv_epi64(hash, _mm512_srli_epi64::<58>(spot)));
+                let bucket = _mm512_srli_epi64::<32>(_mm512_mul_epu32(below, spot));
+                let shift = _mm512_and_si512(_mm512_srli_epi64::<54>(spot), _mm512_set1_epi64(15));
+                let segment = _mm512_set1_epi64(i64::from(MAX_SEGMENT) << 3);
+                let first = _mm512_and_si512(_mm512_srli_epi64::<29>(spot), segment);
+                let page = _mm512_add_epi64(first, _mm512_srlv_epi64(bucket, shift));
+                let pages = _mm512_set1_epi64(walk.pages.len().cast_signed() as i64);
+                let inside = _mm512_cmplt_epu64_mask(page, pages);
+                assert!(inside == 0xff, "a page that is not in the table");
+                let none = _mm256_setzero_si256();
+                let line = _mm512_mask_i64gather_epi32::<4>(none, inside, page, walk.pages.as_ptr().cast());
+                let beyond = _mm512_sllv_epi64(_mm512_set1_epi64(-1), shift);
+                let within = _mm512_cvtepi64_epi32(_mm512_andnot_si512(beyond, bucket));
+                let within = _mm256_sll_epi32(within, _mm_cvtsi32_si128(lines_shift.cast_signed()));
+                _mm256_storeu_si256(at.as_mut_ptr().cast(), _mm256_add_epi32(line, within));
             }
         }
     }
+
+    #[inline(always)]
+    unsafe fn hits<const LANES: usize>(
+        lines: &[Line],
+        at: &[u32; BLOCK],
+        keys: &[u64; BLOCK],
+        hits: &mut [u8; BLOCK],
+    ) {
+        let stored = keys.map(|key| !key);
+        // SAFETY: AVX-512 by contract. All sixteen lines are proved to be among `lines` before one is read.
+        unsafe {
+            let count = u32::try_from(lines.len()).unwrap_or(u32::MAX);
+            let outside = _mm512_cmpge_epu32_mask(
+                _mm512_loadu_si512(at.as_ptr().cast()),
+                _mm512_set1_epi32(count.cast_signed()),
+            );
+            assert!(outside == 0, "a bucket outside its memory");
+            for i in 0..BLOCK {
+                let bucket = _mm512_loadu_si512(lines.as_ptr().add(at[i] as usize).cast());
+                let key = _mm512_set1_epi64(stored[i].cast_signed());
+                hits[i] = _mm512_mask_cmpeq_epi64_mask(part(LANES) as __mmask8, bucket, key);
+            }
+        }
+    }
+}
+
+/// Hashes of eight keys; compiled to vectors where it is inlined.
+#[inline(always)]
+fn hash_keys(walk: &Walk<'_>, keys: &[u64; 8]) -> [u64; 8] {
+    keys.map(|key| walk.hash(key))
 }
 
 #[cfg(test)]

@@ -15,7 +15,9 @@
 use std::ops::{Add, Div, Mul, Sub};
 
 use crate::MISSING;
+use crate::bucket::Line;
 use crate::isa::Isa;
+use crate::walk::{self, BLOCK, Walk};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -31,13 +33,6 @@ pub(crate) const LANES: usize = 16;
 
 /// The one NaN that is ever stored.
 pub(crate) const CANONICAL_NAN: f32 = f32::from_bits(0x7fc0_0000);
-
-/// Lanes of a bucket that hold a key, and lanes that are empty, as bit masks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LaneMasks {
-    pub(crate) hit: u32,
-    pub(crate) empty: u32,
-}
 
 /// Sixteen f32 lanes. All methods are `#[inline(always)]`: they become code of the function that [`run`] enters.
 pub(crate) trait Vector:
@@ -156,19 +151,47 @@ pub(crate) trait Vector:
         (1..LANES).any(|lane| offsets[..lane].contains(&offsets[lane]))
     }
 
-    /// Compares `lanes` u64 at `keys` with `stored_key` and with 0.
+    /// Bit mask of the lanes, of the first `LANES <= 8`, whose u64 is `stored`.
     /// # Safety
-    /// As [`Vector::splat`]; `1 <= lanes <= 8` u64 are readable at `keys` (any alignment).
+    /// As [`Vector::splat`].
     #[inline(always)]
-    unsafe fn match_keys(keys: *const u64, lanes: usize, stored_key: u64) -> LaneMasks {
-        let (mut hit, mut empty) = (0, 0);
-        for lane in 0..lanes {
-            // SAFETY: `lane < lanes`, and the caller vouches for `lanes` keys.
-            let key = unsafe { keys.add(lane).read_unaligned() };
-            hit |= u32::from(key == stored_key) << lane;
-            empty |= u32::from(key == 0) << lane;
+    unsafe fn lanes_with<const LANES: usize>(line: &Line, stored: u64) -> u32 {
+        let mut lanes = 0;
+        for lane in 0..LANES {
+            let key = u64::from(line[2 * lane]) | u64::from(line[2 * lane + 1]) << 32;
+            lanes |= u32::from(key == stored) << lane;
         }
-        LaneMasks { hit, empty }
+        lanes
+    }
+
+    /// Bit mask of the bytes that are 0.
+    /// # Safety
+    /// As [`Vector::splat`].
+    #[inline(always)]
+    unsafe fn zeros(bytes: &[u8; 64]) -> u64 {
+        bytes.iter().rev().fold(0, |mask, byte| mask << 1 | u64::from(*byte == 0))
+    }
+
+    /// The first line of each key's bucket.
+    /// # Safety
+    /// As [`Vector::splat`].
+    #[inline(always)]
+    unsafe fn locate(walk: &Walk<'_>, keys: &[u64; BLOCK], lines_shift: u32, at: &mut [u32; BLOCK]) {
+        walk::locate(walk, keys, lines_shift, at);
+    }
+
+    /// For each key the lanes of the bucket at its line that hold it.
+    /// # Safety
+    /// As [`Vector::splat`].
+    #[inline(always)]
+    unsafe fn hits<const LANES: usize>(
+        lines: &[Line],
+        at: &[u32; BLOCK],
+        keys: &[u64; BLOCK],
+        hits: &mut [u8; BLOCK],
+    ) {
+        // SAFETY: the caller's contract is that of the callee.
+        unsafe { walk::hits::<Self, LANES>(lines, at, keys, hits) }
     }
 }
 

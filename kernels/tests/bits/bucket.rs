@@ -1,14 +1,14 @@
 use std::panic::catch_unwind;
 
-use gradwire_kernels::{Isa, PROBED_FULL, Plain, Probe, Prober, probe_bucket, run_compiled, stored_form};
+use gradwire_kernels::{BLOCK, Isa, Line, Plain, Prober, Walk, hash_key, run_compiled, spot, stored_form};
 
 use crate::isas;
 use crate::numbers::Random;
 
-/// Sixteen words: a bucket of `lanes` keys, `used` of them filled from `keys`, then words that are no keys.
-fn bucket(lanes: usize, keys: &[u64], used: u32) -> Vec<u32> {
-    let mut words = vec![0u32; 2 * lanes];
-    for lane in (0..lanes).filter(|lane| used >> lane & 1 == 1) {
+/// A line with `used` of its lanes filled from `keys`.
+fn bucket(keys: &[u64], used: u32) -> Line {
+    let mut words = [0u32; 16];
+    for lane in (0..keys.len()).filter(|lane| used >> lane & 1 == 1) {
         let stored = stored_form(keys[lane]);
         words[2 * lane] = stored as u32;
         words[2 * lane + 1] = (stored >> 32) as u32;
@@ -16,22 +16,157 @@ fn bucket(lanes: usize, keys: &[u64], used: u32) -> Vec<u32> {
     words
 }
 
+struct LanesWith<'a, const LANES: usize>(&'a Line, u64);
+
+impl<const LANES: usize> Plain for LanesWith<'_, LANES> {
+    type Output = u32;
+
+    fn run<P: Prober>(self, prober: P) -> u32 {
+        prober.lanes_with::<LANES>(self.0, self.1)
+    }
+}
+
+fn every_width(isa: Isa, line: &Line, stored: u64) -> [u32; 8] {
+    [
+        run_compiled(isa, LanesWith::<1>(line, stored)),
+        run_compiled(isa, LanesWith::<2>(line, stored)),
+        run_compiled(isa, LanesWith::<3>(line, stored)),
+        run_compiled(isa, LanesWith::<4>(line, stored)),
+        run_compiled(isa, LanesWith::<5>(line, stored)),
+        run_compiled(isa, LanesWith::<6>(line, stored)),
+        run_compiled(isa, LanesWith::<7>(line, stored)),
+        run_compiled(isa, LanesWith::<8>(line, stored)),
+    ]
+}
+
 #[test]
-fn every_filling_of_every_width_is_probed_like_a_list() {
+fn a_prober_names_the_lanes_of_a_key_and_the_empty_ones_on_every_instruction_set() {
     let mut random = Random(1);
     // Keys that differ in one half only, the smallest and the largest allowed.
     let keys =
         [0, 1, 1 << 32, u64::MAX - 1, 0xffff_ffff, 0xffff_ffff_0000_0000, random.next(), random.next()];
     let stranger = random.next();
-    for lanes in 1..=8 {
-        for used in 0..1u32 << lanes {
-            let words = bucket(lanes, &keys, used);
-            let first_empty = (0..lanes as u32).find(|lane| used >> lane & 1 == 0);
+    for used in 0..256u32 {
+        let line = bucket(&keys, used);
+        for isa in isas() {
             for (lane, &key) in keys.iter().chain([&stranger]).enumerate() {
-                let hit = (lane < lanes && used >> lane & 1 == 1).then_some(lane as u32);
+                let hit = (used >> lane & 1) << lane & 0xff;
+                for (width, lanes) in (1..).zip(every_width(isa, &line, stored_form(key))) {
+                    // What follows the lanes asked for is not looked at.
+                    assert_eq!(lanes, hit & ((1 << width) - 1), "{isa} {width} {used:b} {key:#x}");
+                }
+            }
+            for (width, lanes) in (1..).zip(every_width(isa, &line, 0)) {
+                assert_eq!(lanes, !used & ((1 << width) - 1), "{isa} {width} {used:b}");
+            }
+        }
+    }
+}
+
+struct Zeros<'a>(&'a [u8; 64]);
+
+impl Plain for Zeros<'_> {
+    type Output = u64;
+
+    fn run<P: Prober>(self, prober: P) -> u64 {
+        prober.zeros(self.0)
+    }
+}
+
+#[test]
+fn the_zero_bytes_of_a_chunk_are_a_mask() {
+    let mut random = Random(2);
+    for _ in 0..200 {
+        let expected = random.next();
+        let bytes = std::array::from_fn(|i| if expected >> i & 1 == 1 { 0 } else { random.next() as u8 | 1 });
+        for isa in isas() {
+            assert_eq!(run_compiled(isa, Zeros(&bytes)), expected, "{isa}");
+        }
+    }
+}
+
+struct Hits<'a>(&'a [Line], [u32; BLOCK], [u64; BLOCK]);
+
+impl Plain for Hits<'_> {
+    type Output = [u8; BLOCK];
+
+    fn run<P: Prober>(self, prober: P) -> [u8; BLOCK] {
+        let mut hits = [0; BLOCK];
+        prober.hits::<5>(self.0, &self.1, &self.2, &mut hits);
+        hits
+    }
+}
+
+#[test]
+fn a_block_of_keys_is_compared_like_each_of_them_and_a_line_outside_is_refused() {
+    let mut random = Random(3);
+    let lists: Vec<[u64; 5]> = (0..100).map(|_| std::array::from_fn(|_| random.next())).collect();
+    let lines: Vec<Line> =
+        lists.iter().map(|keys| bucket(keys, (random.next() | random.next()) as u32)).collect();
+    for _ in 0..50 {
+        let at: [u32; BLOCK] = std::array::from_fn(|_| random.below(lines.len()) as u32);
+        let keys =
+            at.map(|at| lists[at as usize][random.below(5)] ^ u64::from(random.next().is_multiple_of(8)));
+        for isa in isas() {
+            let hits = run_compiled(isa, Hits(&lines, at, keys));
+            for i in 0..BLOCK {
+                let line = &lines[at[i] as usize];
+                let alone = run_compiled(Isa::Scalar, LanesWith::<5>(line, stored_form(keys[i])));
+                assert_eq!(u32::from(hits[i]), alone, "{isa}");
+            }
+        }
+        for isa in isas() {
+            for outside in [lines.len() as u32, u32::MAX] {
+                let mut at = at;
+                at[random.below(BLOCK)] = outside;
+                assert!(catch_unwind(|| run_compiled(isa, Hits(&lines, at, keys))).is_err(), "{isa}");
+            }
+        }
+    }
+}
+
+struct Locate<'a>(Walk<'a>, [u64; BLOCK], u32);
+
+impl Plain for Locate<'_> {
+    type Output = [u32; BLOCK];
+
+    fn run<P: Prober>(self, prober: P) -> [u32; BLOCK] {
+        let mut at = [0; BLOCK];
+        prober.locate(&self.0, &self.1, self.2, &mut at);
+        at
+    }
+}
+
+#[test]
+fn a_block_of_keys_is_located_like_each_of_them() {
+    let mut random = Random(4);
+    let seed = (random.next(), random.next());
+    for depth in [0, 1, 5, 12] {
+        // The upper half of the directory is one segment with one bit of its own, the others have all of theirs.
+        let entries = 1_u32 << depth;
+        let half = if depth > 0 { entries / 2 } else { entries };
+        let mut spots: Vec<u64> =
+            (0..half).map(|i| spot(i, depth, i % 10, (4 + i % 5) << (i % 10))).collect();
+        spots.resize(entries as usize, spot(half, 1, 9, 8 << 9));
+        let pages: Vec<[u32; 8]> =
+            (0..=half).map(|_| std::array::from_fn(|_| random.next() as u32 >> 8)).collect();
+        let walk = Walk::new(seed, depth, &spots, &pages);
+        for _ in 0..200 {
+            let keys: [u64; BLOCK] = std::array::from_fn(|_| random.next());
+            for lines_shift in [0, 1] {
+                let expected = keys.map(|key| {
+                    let hash = hash_key(seed, key);
+                    let number = if depth == 0 { 0 } else { (hash >> (64 - depth)) as u32 };
+                    let (segment, own, shift, buckets) = match number {
+                        i if i < half => (i, depth, i % 10, (4 + i % 5) << (i % 10)),
+                        _ => (half, 1, 9, 8 << 9),
+                    };
+                    let bucket = (u128::from((hash << own) >> 32) * u128::from(buckets) >> 32) as u32;
+                    let page = pages[segment as usize][(bucket >> shift) as usize];
+                    page + (bucket % (1 << shift) << lines_shift)
+                });
                 for isa in isas() {
-                    let probe = probe_bucket(isa, &words, lanes, stored_form(key));
-                    assert_eq!(probe, Probe { hit, empty: first_empty }, "{isa} {lanes} {used:b} {key:#x}");
+                    assert_eq!(run_compiled(isa, Locate(walk, keys, lines_shift)), expected, "{isa} {depth}");
                 }
             }
         }
@@ -39,79 +174,14 @@ fn every_filling_of_every_width_is_probed_like_a_list() {
 }
 
 #[test]
-fn what_follows_the_keys_is_not_probed() {
+fn a_directory_of_another_depth_and_a_page_outside_its_table_are_refused() {
+    let spots = [spot(1, 0, 0, 8)];
+    assert!(catch_unwind(|| Walk::new((0, 0), 1, &spots, &[[0; 8]])).is_err());
     for isa in isas() {
-        for lanes in 1..=7 {
-            let keys = [10, 11, 12, 13, 14, 15, 16, 17];
-            // The next lane holds a key, or is zero; neither may be seen.
-            let mut words = bucket(8, &keys, 0xff);
-            assert_eq!(
-                probe_bucket(isa, &words, lanes, stored_form(keys[lanes])),
-                Probe { hit: None, empty: None }
-            );
-            words[2 * lanes..].fill(0);
-            assert_eq!(probe_bucket(isa, &words, lanes, stored_form(99)), Probe { hit: None, empty: None });
-        }
-    }
-}
-
-#[test]
-fn a_bucket_past_the_end_is_refused() {
-    let memory = [0u32; 32];
-    for isa in isas() {
-        for lanes in 1..=8 {
-            assert!(
-                catch_unwind(|| probe_bucket(isa, &memory[..2 * lanes], lanes, 1)).is_ok(),
-                "{isa} {lanes}"
-            );
-            assert!(
-                catch_unwind(|| probe_bucket(isa, &memory[..2 * lanes - 1], lanes, 1)).is_err(),
-                "{isa} {lanes}"
-            );
-        }
-        assert!(catch_unwind(|| probe_bucket(isa, &memory, 0, 1)).is_err());
-        assert!(catch_unwind(|| probe_bucket(isa, &memory, 9, 1)).is_err());
-    }
-}
-
-/// Probes every key in its bucket as compiled work does.
-struct ProbeAll<'a> {
-    buckets: &'a [Vec<u32>],
-    lanes: usize,
-    keys: &'a [u64],
-}
-
-impl Plain for ProbeAll<'_> {
-    type Output = Vec<u32>;
-
-    fn run<P: Prober>(self, prober: P) -> Vec<u32> {
-        let pairs = self.buckets.iter().zip(self.keys);
-        pairs.map(|(bucket, key)| prober.probe(bucket, self.lanes, *key)).collect()
-    }
-}
-
-#[test]
-fn a_prober_answers_like_a_single_probe_and_refuses_a_short_bucket() {
-    let mut random = Random(7);
-    for lanes in 1..=8 {
-        let lists: Vec<Vec<u64>> = (0..300).map(|_| (0..lanes).map(|_| random.next()).collect()).collect();
-        let buckets: Vec<Vec<u32>> =
-            lists.iter().map(|keys| bucket(lanes, keys, (random.next() | random.next()) as u32)).collect();
-        let keys: Vec<u64> =
-            lists.iter().map(|keys| keys[random.below(lanes)] ^ (random.next() & 1)).collect();
-        for isa in isas() {
-            let answers = run_compiled(isa, ProbeAll { buckets: &buckets, lanes, keys: &keys });
-            for ((answer, bucket), key) in answers.iter().zip(&buckets).zip(&keys) {
-                let expected = match probe_bucket(Isa::Scalar, bucket, lanes, stored_form(*key)) {
-                    Probe { hit: Some(lane), .. } => lane,
-                    Probe { empty: Some(lane), .. } => 8 + lane,
-                    _ => PROBED_FULL,
-                };
-                assert_eq!(*answer, expected, "{isa} {lanes} {key:#x}");
-            }
-            let short = [vec![0; 2 * lanes - 1]];
-            let refused = catch_unwind(|| run_compiled(isa, ProbeAll { buckets: &short, lanes, keys: &[1] }));
-            assert!(refused.is_err(), "{isa} {lanes}");
-        }
+        let located = catch_unwind(|| {
+            let walk = Walk::new((0, 0), 0, &spots, &[[0; 8]]);
+            run_compiled(isa, Locate(walk, [7; BLOCK], 0))
+        });
+        assert!(located.is_err(), "{isa}");
     }
 }

@@ -13,7 +13,7 @@ use crate::linalg::Localized;
 /// Margins and labels of one block, and which block it is.
 type Block = (usize, Vec<f32>, Vec<f32>);
 
-/// Scores the weights in `cluster` on `blocks` of examples, with `threads` threads.
+/// Scores the weights in table `table` of `cluster` on `blocks` of examples, with `threads` threads.
 ///
 /// The figures do not depend on `threads`: blocks are put back in order before losses are added up.
 ///
@@ -21,6 +21,7 @@ type Block = (usize, Vec<f32>, Vec<f32>);
 /// [`LrError`]: the first one of any thread.
 pub fn evaluate(
     cluster: &Cluster,
+    table: &str,
     solver: &Solver,
     blocks: impl Iterator<Item = Result<Examples, DataError>> + Send,
     threads: usize,
@@ -30,7 +31,7 @@ pub fn evaluate(
     let blocks = Mutex::new(blocks.enumerate().fuse());
     let stop = AtomicBool::new(false);
     let parts = on_threads("evaluate", 0..threads.max(1), &stop, |_| -> Result<Vec<Block>, LrError> {
-        let (_session, table) = open(cluster, solver)?;
+        let (_session, table) = open(cluster, table, solver)?;
         let mut weights = Vec::new();
         let mut done = Vec::new();
         while !stop.load(Ordering::Relaxed) {

@@ -13,6 +13,7 @@
 //! their own for each key.
 
 mod evaluate;
+mod job;
 mod solver;
 mod worker;
 
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 pub use evaluate::evaluate;
+pub use job::{JobTraining, table_of};
 pub use solver::{Solver, SolverError};
 
 use super::model::{Model, ModelTable};
@@ -28,8 +30,8 @@ use crate::client::{self, Cluster, KeysError, Session, SparseTable};
 use crate::data::{DataError, FeatureSpec, Training};
 use worker::{Pace, Worker};
 
-/// The weights' table.
-const TABLE: &str = "w";
+/// The weights' table, where nobody else has one.
+pub const TABLE: &str = "w";
 /// Rows restored by one request.
 const IMPORT_ROWS: usize = 1 << 14;
 
@@ -79,6 +81,12 @@ pub enum LrError {
         /// The solver.
         solver: &'static str,
     },
+    /// No block has an example.
+    #[error("the training data has no examples; check the files and --label")]
+    NoExamples,
+    /// Another thread of this process failed and said why.
+    #[error("training was stopped; see the line above")]
+    Stopped,
     /// A thread could not be started.
     #[error("cannot start a worker thread: {0}; use fewer --workers or raise the limit on processes")]
     Thread(std::io::Error),
@@ -118,7 +126,7 @@ pub fn train(
     // Every session exists before the first clock ticks, so that a staleness bound counts all workers from 0.
     let mut workers = Vec::with_capacity(config.workers);
     for index in 0..config.workers {
-        let (session, table) = open(cluster, &config.solver)?;
+        let (session, table) = open(cluster, TABLE, &config.solver)?;
         if let (0, Some(model)) = (index, start) {
             restore(&session, &table, model)?;
         }
@@ -169,12 +177,17 @@ fn on_threads<I: Send, T: Send>(
     })
 }
 
-/// Takes the trained weights out of the cluster.
+/// Takes the trained weights out of table `table` of the cluster.
 ///
 /// # Errors
 /// [`LrError::Client`] when a server does not answer.
-pub fn export(cluster: &Cluster, solver: &Solver, features: Option<FeatureSpec>) -> Result<Model, LrError> {
-    let (_session, table) = open(cluster, solver)?;
+pub fn export(
+    cluster: &Cluster,
+    table: &str,
+    solver: &Solver,
+    features: Option<FeatureSpec>,
+) -> Result<Model, LrError> {
+    let (_session, table) = open(cluster, table, solver)?;
     let rows = table.export()?;
     Ok(Model {
         table: ModelTable { name: TABLE.to_owned(), dim: 1, dtype: "f32".to_owned(), optimizer: *solver },
@@ -186,9 +199,9 @@ pub fn export(cluster: &Cluster, solver: &Solver, features: Option<FeatureSpec>)
     })
 }
 
-fn open(cluster: &Cluster, solver: &Solver) -> Result<(Session, SparseTable), LrError> {
+fn open(cluster: &Cluster, table: &str, solver: &Solver) -> Result<(Session, SparseTable), LrError> {
     let session = cluster.session()?;
-    let table = session.sparse(TABLE, 1, solver.rule())?;
+    let table = session.sparse(table, 1, solver.rule())?;
     Ok((session, table))
 }
 
@@ -201,5 +214,7 @@ fn restore(session: &Session, table: &SparseTable, model: &Model) -> Result<(), 
     Ok(session.flush()?)
 }
 
+#[cfg(test)]
+mod job_tests;
 #[cfg(test)]
 mod tests;

@@ -43,7 +43,7 @@ fn least_loss() -> f64 {
 fn train_anew(config: &LrConfig, data: &Training) -> (Vec<Tally>, Model) {
     let cluster = cluster();
     let passes = train(&cluster, config, data, None, &Progress::default()).unwrap();
-    (passes, export(&cluster, &config.solver, None).unwrap())
+    (passes, export(&cluster, TABLE, &config.solver, None).unwrap())
 }
 
 fn bits(model: &Model) -> (Vec<u64>, Vec<u32>) {
@@ -59,7 +59,7 @@ fn every_solver_comes_near_the_known_optimum() {
             train(&cluster, &config, &training(known_rates(4000), 3), None, &Progress::default()).unwrap();
         assert!(passes.iter().all(|p| p.examples == 4000), "each pass has each example once");
         let test = [Ok(known_rates(200).examples().clone())];
-        let score = evaluate(&cluster, &solver, test.into_iter(), 2, &Progress::default()).unwrap();
+        let score = evaluate(&cluster, TABLE, &solver, test.into_iter(), 2, &Progress::default()).unwrap();
         let excess = score.logloss - least_loss();
         assert!((0.0..0.01).contains(&excess), "{}: {} above {}", solver.name(), score.logloss, least_loss());
         assert!(score.auc.unwrap() > 0.8, "{}", solver.name());
@@ -98,7 +98,7 @@ fn training_goes_on_from_a_model_as_if_it_had_never_stopped() {
 
     let resumed = cluster();
     train(&resumed, &config, &half(500..1000), Some(&first), &Progress::default()).unwrap();
-    let resumed = export(&resumed, &solver, None).unwrap();
+    let resumed = export(&resumed, TABLE, &solver, None).unwrap();
     let (_, straight) = train_anew(&config, &file_order(known_rates(1000)));
     assert_eq!(bits(&resumed), bits(&straight));
 }
@@ -189,7 +189,7 @@ fn scores_do_not_depend_on_the_number_of_threads() {
             let source = Source::Memory { name: "rows", bytes: text };
             Stream::open(vec![source], &Format::Libsvm).unwrap()
         });
-        evaluate(&cluster, &config.solver, blocks, threads, &Progress::default()).unwrap()
+        evaluate(&cluster, TABLE, &config.solver, blocks, threads, &Progress::default()).unwrap()
     };
     let one = score(1);
     assert_eq!((one, one.examples), (score(3), 80));

@@ -7,7 +7,7 @@ use super::{LrConfig, LrError, Tally};
 use crate::app::metrics::logistic;
 use crate::app::progress::Progress;
 use crate::client::{Clock, KeyList, Pull, PullTicket, Session, SparseTable};
-use crate::data::{Examples, Minibatches};
+use crate::data::{DataError, Examples, Minibatches};
 use crate::linalg::{Localized, Localizer};
 
 /// How far the furthest worker is, in minibatches asked for.
@@ -91,15 +91,48 @@ impl<'a> Worker<'a> {
         progress: &Progress,
         stop: &AtomicBool,
     ) -> Result<Tally, LrError> {
-        let mut tally = Tally::default();
         // Workers start a pass on one clock, however late their threads begin: the furthest of the last pass.
         self.keep_up(start)?;
         self.launched = start;
+        let tally = self.learn(|examples| minibatches.next_into(examples), progress, stop)?;
+        self.keep_up(self.pace.furthest())?;
+        self.session.flush()?;
+        Ok(tally)
+    }
+
+    /// Learns from one block of a job and returns its progressive loss, when every push is replicated.
+    ///
+    /// A worker between blocks has no minibatch in flight, and ends its session when it has to wait for one: nobody
+    /// waits for its clock. A session that begins takes the lowest clock of the live ones, so clocks go on from there.
+    pub(super) fn block(
+        &mut self,
+        next: impl FnMut(&mut Examples) -> Result<bool, DataError>,
+        progress: &Progress,
+        stop: &AtomicBool,
+    ) -> Result<Tally, LrError> {
+        if self.ticked == 0 {
+            // A tick tells the clock that the session joined at.
+            self.tick()?;
+            self.launched = self.ticked;
+        }
+        let tally = self.learn(next, progress, stop)?;
+        self.session.flush()?;
+        Ok(tally)
+    }
+
+    /// Learns from what `next` gives, until it gives no more or `stop` is raised. Nothing is in flight afterwards.
+    fn learn(
+        &mut self,
+        mut next: impl FnMut(&mut Examples) -> Result<bool, DataError>,
+        progress: &Progress,
+        stop: &AtomicBool,
+    ) -> Result<Tally, LrError> {
+        let mut tally = Tally::default();
         while !stop.load(Ordering::Relaxed) {
             // Relaxed: whoever must see it is behind the lock that deals minibatches, or reads it a pass later.
             self.pace.furthest.fetch_max(self.launched + 1, Ordering::Relaxed);
             let mut memory = self.landed.pop().unwrap_or_default();
-            if !minibatches.next_into(&mut memory.examples)? {
+            if !next(&mut memory.examples)? {
                 self.landed.push(memory);
                 break;
             }
@@ -111,8 +144,6 @@ impl<'a> Worker<'a> {
         while !self.flights.is_empty() {
             self.land(&mut tally, progress)?;
         }
-        self.keep_up(self.pace.furthest())?;
-        self.session.flush()?;
         Ok(tally)
     }
 

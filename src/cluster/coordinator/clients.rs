@@ -139,6 +139,7 @@ impl Coordinator {
                 }
             }
             Request::Barrier { name, count } => self.arrive(asker, name, count, until),
+            Request::Job { request } => self.on_job(asker, request),
             Request::Status => {
                 let until = until.min(self.clock + REPORT_PATIENCE);
                 let servers: Vec<_> = self
@@ -194,7 +195,7 @@ impl Coordinator {
                     self.launch(kind, Ask::DropTable { table }, Some(asker), servers, until);
                 }
             },
-            Request::EndSession { .. } | Request::Barrier { .. } | Request::Status => {
+            Request::EndSession { .. } | Request::Barrier { .. } | Request::Job { .. } | Request::Status => {
                 unreachable!("answered when it came")
             }
         }

@@ -15,6 +15,7 @@
 //! data path. One thread owns it.
 
 mod clients;
+mod jobs;
 mod operation;
 mod placement;
 mod record;
@@ -29,6 +30,7 @@ pub use record::{Record, RecordError};
 use self::clients::{Client, Gathered};
 use self::operation::Operation;
 use self::servers::Server;
+use super::job::{Jobs, JobsConfig};
 use super::message::{Failure, FromCoordinator, Reply, Request, Timing, ToCoordinator};
 use super::{Barriers, Catalog, Map};
 use crate::wire::ids::{ServerId, SessionId};
@@ -37,6 +39,12 @@ use crate::wire::ids::{ServerId, SessionId};
 const LONGEST_STEP: Duration = Duration::from_millis(50);
 /// Longest a request may ask to wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+/// Processes of a job live by the leases of clients.
+fn jobs_config(timing: &Timing) -> JobsConfig {
+    let Timing { client_lease_ms: lease_ms, client_heartbeat_ms: heartbeat_ms, .. } = *timing;
+    JobsConfig { lease_ms, heartbeat_ms, ..JobsConfig::default() }
+}
 
 /// One connection; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,6 +123,9 @@ pub struct Coordinator {
     table_busy: bool,
     barriers: Barriers,
     gathered: Vec<Gathered>,
+    jobs: Jobs,
+    /// When the jobs first changed since they were recorded.
+    jobs_unsaved: Option<Duration>,
     addresses: Vec<String>,
     outputs: Vec<Output>,
     complaints: Vec<String>,
@@ -152,6 +163,8 @@ impl Coordinator {
             table_busy: false,
             barriers: Barriers::default(),
             gathered: Vec::new(),
+            jobs: record.jobs.restored(jobs_config(&timing), 0),
+            jobs_unsaved: None,
             addresses,
             outputs: Vec::new(),
             complaints: Vec::new(),
@@ -179,7 +192,11 @@ impl Coordinator {
 
     /// What has to be durable before the outputs are acted on; none when nothing changed since it was last asked.
     pub fn take_record(&mut self) -> Option<Record> {
-        std::mem::take(&mut self.changed).then(|| self.record())
+        let changed = std::mem::take(&mut self.changed);
+        if changed {
+            self.jobs_unsaved = None;
+        }
+        changed.then(|| self.record())
     }
 
     /// What is to be done now.
@@ -255,6 +272,7 @@ impl Coordinator {
         self.judge_clients();
         self.expire_operations();
         self.expire_waits();
+        self.save_jobs();
         self.settle();
     }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Coordinator;
+use crate::cluster::job::Jobs;
 use crate::cluster::message::HostIdentity;
 use crate::cluster::{CatalogRecord, Map, PartitionChain};
 use crate::store::MAX_PARTITIONS;
@@ -57,6 +58,8 @@ pub struct Record {
     pub(super) next_shard: u32,
     pub(super) catalog: CatalogRecord,
     pub(super) sessions: Vec<(SessionId, u64)>,
+    #[serde(default)]
+    pub(super) jobs: Jobs,
 }
 
 /// Why a record is none.
@@ -96,6 +99,7 @@ impl Record {
             next_shard: 0,
             catalog: CatalogRecord::default(),
             sessions: Vec::new(),
+            jobs: Jobs::default(),
         }
     }
 
@@ -165,6 +169,7 @@ impl Coordinator {
             next_shard: self.next_shard,
             catalog: self.catalog.record(),
             sessions: self.sessions.iter().map(|(session, client)| (*session, *client)).collect(),
+            jobs: self.recorded_jobs(),
         }
     }
 }

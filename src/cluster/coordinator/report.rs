@@ -76,6 +76,7 @@ impl Coordinator {
             chains: chains.collect(),
             tables: tables.collect(),
             workers: workers.collect(),
+            jobs: self.job_statuses(),
             partitions,
             shards,
         }

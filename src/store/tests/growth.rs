@@ -1,5 +1,7 @@
 //! How tables grow: bytes a key, hostile keys, exports meanwhile.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::store::blocks::Blocks;
 use crate::store::budget::Short;
@@ -44,6 +46,35 @@ fn a_key_of_sixteen_bytes_costs_26_on_average_and_never_32_through_growth() {
     // A partition has some 30 segments in the end; one push must not rebuild them all.
     assert!(most_rebuilt <= 6, "{most_rebuilt} segments in one push");
     assert!(mean <= 26.0 && worst <= 32.0, "mean {mean:.2}, worst {worst:.2} bytes a key");
+}
+
+#[test]
+fn a_push_of_old_and_new_keys_finds_the_old_ones_where_growth_has_put_them() {
+    for dim in [1, 2, 3, 4, 9] {
+        let mut store = store_with(sparse(dim, Rule::Add), 256 << 20);
+        let width = dim as usize;
+        let mut random = Random(8);
+        let mut counts = BTreeMap::new();
+        let mut moves = 0;
+        for round in 0..60_u64 {
+            // Nine in ten are there already; each push is as long as many pushes of a tenth are apart.
+            let mut keys = random.keys(900, 1 + 130 * round);
+            keys.extend(130 * round..130 * (round + 1));
+            let keys: Vec<u64> = keys.into_iter().collect::<BTreeSet<u64>>().into_iter().collect();
+            store.push(TABLE, PARTITION, &keys, &vec![1.0; keys.len() * width]).expect("a push");
+            keys.iter().for_each(|key| *counts.entry(*key).or_insert(0_u32) += 1);
+            moves = store.generation(TABLE, PARTITION).expect("the partition");
+        }
+        // Rows of two to four words live in the index and move with it.
+        let inline = (2..=4).contains(&dim);
+        assert!(if inline { moves > 5 } else { moves == 0 }, "rows of {dim} moved {moves} times");
+        let keys: Vec<u64> = counts.keys().copied().collect();
+        let (values, found) = pull(&mut store, &keys, width);
+        assert!(found.iter().all(|found| *found));
+        for (row, count) in values.chunks_exact(width).zip(counts.values()) {
+            assert!(row.iter().all(|value| *value == *count as f32), "{row:?} after {count} pushes");
+        }
+    }
 }
 
 #[test]
@@ -121,13 +152,14 @@ impl Flat {
 
     fn make(&mut self, keys: &[u64]) -> Result<(), Short> {
         let mut slots = vec![0; keys.len()];
-        self.partition.resolve(&self.maker, &self.blocks, keys, &mut slots);
+        self.partition.resolve(&self.maker, &self.blocks, keys, &mut slots, &mut self.scratch);
         let (blocks, budget) = (&mut self.blocks, &mut self.budget);
         self.partition.create_missing(&mut self.maker, keys, &mut slots, &mut self.scratch, blocks, budget)
     }
 
     fn missing(&self, keys: &[u64]) -> usize {
-        self.partition.resolve(&self.maker, &self.blocks, keys, &mut vec![0; keys.len()])
+        let (mut slots, mut scratch) = (vec![0; keys.len()], Scratch::default());
+        self.partition.resolve(&self.maker, &self.blocks, keys, &mut slots, &mut scratch)
     }
 }
 
@@ -168,7 +200,7 @@ fn keys_that_share_a_home_bucket_overflow_and_can_be_erased_in_any_order() {
     let mut random = Random(6);
     while !left.is_empty() {
         let key = left.swap_remove((random.next() % left.len() as u64) as usize);
-        let erased = flat.partition.erase(&[key], &mut flat.blocks, &mut flat.budget);
+        let erased = flat.partition.erase(&flat.maker, &[key], &mut flat.blocks, &mut flat.budget);
         assert_eq!((erased, flat.missing(&[key])), (1, 1));
         assert_eq!((flat.missing(&left), flat.missing(&others)), (0, 0));
     }
