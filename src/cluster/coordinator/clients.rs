@@ -162,7 +162,7 @@ impl Coordinator {
         let mut waiting = std::mem::take(&mut self.pending);
         while let Some(pending) = waiting.pop_front() {
             let about_tables = !matches!(pending.request, Request::BeginSession);
-            if about_tables && self.table_busy {
+            if about_tables && self.tables_busy() {
                 self.pending.push_back(pending);
             } else {
                 self.begin(pending);
@@ -188,7 +188,6 @@ impl Coordinator {
             Request::DropTable { name } => match self.catalog.drop_table(&name) {
                 None => self.answer(asker, Err(Failure::NoTable { name })),
                 Some(table) => {
-                    self.table_busy = true;
                     self.changed = true;
                     let kind = Kind::Drop { table, why: None };
                     let servers = self.present();
@@ -211,7 +210,6 @@ impl Coordinator {
                     self.catalog.abandoned(table);
                     return self.answer(asker, Err(Failure::other(loss)));
                 }
-                self.table_busy = true;
                 self.changed = true;
                 let ask = Ask::CreateTable { table, schema: SchemaText(Arc::clone(&schema)) };
                 let servers = self.placed_on.clone();

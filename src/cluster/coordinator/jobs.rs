@@ -53,8 +53,9 @@ impl Coordinator {
         for name in names {
             if let Some(table) = self.catalog.drop_table(&name) {
                 self.changed = true;
-                let (servers, until) = (self.present(), self.lease_of_tidying());
-                self.launch(Kind::Tidy, Ask::DropTable { table }, None, servers, until);
+                let (servers, until) = (self.present(), self.lease_of_undoing());
+                let kind = Kind::Drop { table, why: None };
+                self.launch(kind, Ask::DropTable { table }, None, servers, until);
             }
         }
     }

@@ -119,8 +119,6 @@ pub struct Coordinator {
     /// Open asks: of which operation, to which server.
     asks: BTreeMap<u64, (u64, ServerId)>,
     last_number: u64,
-    /// A table is being made or dropped.
-    table_busy: bool,
     barriers: Barriers,
     gathered: Vec<Gathered>,
     jobs: Jobs,
@@ -160,7 +158,6 @@ impl Coordinator {
             operations: BTreeMap::new(),
             asks: BTreeMap::new(),
             last_number: 0,
-            table_busy: false,
             barriers: Barriers::default(),
             gathered: Vec::new(),
             jobs: record.jobs.restored(jobs_config(&timing), 0),

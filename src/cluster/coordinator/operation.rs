@@ -187,7 +187,6 @@ impl Coordinator {
             (Kind::Create { table, schema }, None) => {
                 self.catalog.created(table);
                 self.changed = true;
-                self.table_busy = false;
                 self.tell(asker, Ok(Reply::Table { table, schema: SchemaText(schema) }));
             }
             (Kind::Create { table, .. }, Some(failure)) => {
@@ -199,7 +198,6 @@ impl Coordinator {
             (Kind::Drop { table, why }, failed) => {
                 self.catalog.abandoned(table);
                 self.changed = true;
-                self.table_busy = false;
                 self.tell(asker, why.or(failed).map_or(Ok(Reply::Done), Err));
             }
             (Kind::Report { reports }, _) => {
@@ -216,7 +214,7 @@ impl Coordinator {
     }
 
     /// A server that does not drop what was half made is told again when it comes back.
-    fn lease_of_undoing(&self) -> Duration {
+    pub(super) fn lease_of_undoing(&self) -> Duration {
         self.clock + Duration::from_secs(5)
     }
 
@@ -230,6 +228,11 @@ impl Coordinator {
     pub(super) fn present(&self) -> Vec<ServerId> {
         let lost = self.lost();
         self.placed_on.iter().copied().filter(|id| !lost.contains(id)).collect()
+    }
+
+    /// A table is being made or dropped: the next one waits.
+    pub(super) fn tables_busy(&self) -> bool {
+        self.operations.values().any(|open| matches!(open.kind, Kind::Create { .. } | Kind::Drop { .. }))
     }
 
     /// Tables that servers are making, of which some may have them already.

@@ -1,10 +1,11 @@
 //! The coordinator as a process: one thread that feeds sockets and time to the state machine and does what it says.
 //!
-//! A turn: take what epoll reports, accept, read what lies there (of each peer up to a mebibyte), cut who is late or speaks something else, let
-//! the machine judge, make its record durable, then send. Nothing here decides about the cluster.
+//! A turn: take what epoll reports, accept, read what lies there (of each peer up to a mebibyte), cut who is late or
+//! speaks something else, let the machine judge, make its record durable, then send. Nothing here decides about the
+//! cluster.
 //!
 //! A peer has two seconds for its hello, and for the rest of a message once it began one; a message has at most 16
-//! MiB, what a peer does not take at most 64 MiB. There are at most [`MOST_PEERS`] connections; each costs a
+//! MiB, a hello 1 MiB, what a peer does not take at most 64 MiB. There are at most 8,192 connections; each costs a
 //! descriptor and what it has sent so far.
 
 mod news;
