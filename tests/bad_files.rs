@@ -5,33 +5,18 @@
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
-use std::thread;
+use std::process::{Command, Output};
 use std::time::Duration;
+
+mod program;
+
+use program::{PROGRAM, run};
 
 /// No command of these tests works longer; one that hangs is killed and fails.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
 fn gradwire(arguments: &[&str]) -> Output {
-    let child = Command::new(env!("CARGO_BIN_EXE_gradwire"))
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let pid = child.id().to_string();
-    let (ended, watch) = mpsc::channel::<()>();
-    let watchdog = thread::spawn(move || {
-        if watch.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
-            Command::new("kill").args(["-9", &pid]).status().unwrap();
-        }
-    });
-    let output = child.wait_with_output().unwrap();
-    drop(ended);
-    watchdog.join().unwrap();
-    output
+    run(Command::new(PROGRAM).args(arguments), b"", WATCHDOG)
 }
 
 /// The only line of a command that must exit with 1.

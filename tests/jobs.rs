@@ -4,10 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::channel;
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +15,7 @@ use tempfile::TempDir;
 
 mod program;
 
-use program::{PROGRAM, failed, run, texts};
+use program::{Guarded, PROGRAM, Process, failed, run, texts};
 
 /// What hangs is ended by this.
 const WATCHDOG: Duration = Duration::from_secs(120);
@@ -38,42 +36,6 @@ const SHARED: [&str; 12] = [
     "servers",
     "processes",
 ];
-
-/// A running program; killed when it is dropped.
-struct Process {
-    child: Child,
-    address: String,
-}
-
-impl Process {
-    /// Starts it and waits for its first line, the bound address.
-    fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(PROGRAM)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let out = child.stdout.take().unwrap();
-        let (tell, line) = channel();
-        thread::spawn(move || {
-            let mut lines = BufReader::new(out).lines();
-            drop(tell.send(lines.next().and_then(Result::ok)));
-            lines.for_each(drop);
-        });
-        let mut process = Self { child, address: String::new() };
-        process.address = line.recv_timeout(WATCHDOG).unwrap().expect("it prints its address first");
-        process
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
 
 /// A cluster and some data.
 struct Running {
@@ -294,12 +256,11 @@ mod slow {
         for (job, staleness) in [("free", "inf"), ("bound", "8")] {
             let flags = ["--epochs", &epochs, "--job", job, "--staleness", staleness];
             let mut command = cluster.in_job("lost", &flags);
-            let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            let mut lost = Process { child, address: String::new() };
+            let lost = Guarded(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
             cluster.await_job(job, |status| status.examples > 0);
             let other = running(cluster.in_job("other", &flags));
             cluster.await_job(job, |status| status.processes == 2 && status.epoch >= 3);
-            lost.child.kill().unwrap();
+            drop(lost);
             worked(&other.join().unwrap());
             let report = cluster.report("other");
             assert_eq!(report["examples"], EPOCHS * ROWS, "{report}");
@@ -318,8 +279,7 @@ mod slow {
         cluster.await_job("long", |status| status.epoch >= 3);
         let two = running(cluster.in_job("two", &flags));
         cluster.await_job("long", |status| status.processes == 2);
-        cluster.coordinator.child.kill().unwrap();
-        cluster.coordinator.child.wait().unwrap();
+        cluster.coordinator.kill();
         let address = cluster.coordinator.address.clone();
         cluster.coordinator = start_coordinator(&cluster.folder, &address);
         cluster.await_job("long", |status| status.epoch > 0);

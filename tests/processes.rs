@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gradwire::cluster::ServerState;
@@ -14,78 +12,10 @@ use tempfile::TempDir;
 
 mod program;
 
-use program::{PROGRAM, failed, run, texts};
+use program::{PROGRAM, Process, failed, run, texts};
 
 /// What hangs is ended by this.
 const WATCHDOG: Duration = Duration::from_secs(60);
-
-/// A running program; killed when it is dropped.
-struct Process {
-    child: Child,
-    address: String,
-    /// What it said on standard error, once it has ended.
-    words: Receiver<String>,
-    /// Its temporary files: one that is killed clears nothing away.
-    _scratch: TempDir,
-}
-
-impl Process {
-    /// Starts it and waits for its first line, the bound address.
-    fn start(args: &[&str]) -> Self {
-        let scratch = tempfile::tempdir().unwrap();
-        let mut child = Command::new(PROGRAM)
-            .args(args)
-            .env("TMPDIR", scratch.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        let (tell, line) = channel();
-        std::thread::spawn(move || {
-            let mut lines = BufReader::new(out).lines();
-            let first = lines.next().and_then(Result::ok);
-            drop(tell.send(first));
-            lines.for_each(drop);
-        });
-        let (say, words) = channel();
-        std::thread::spawn(move || {
-            let mut text = String::new();
-            drop(err.read_to_string(&mut text));
-            drop(say.send(text));
-        });
-        let mut process = Self { child, address: String::new(), words, _scratch: scratch };
-        match line.recv_timeout(WATCHDOG).unwrap() {
-            Some(address) => process.address = address,
-            None => panic!("{args:?} prints no address: {}", process.words.recv().unwrap()),
-        }
-        process
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
-        assert!(sent.unwrap().success());
-    }
-
-    /// Waits for its end; the exit code and what it said.
-    fn end(mut self) -> (Option<i32>, String) {
-        let words = self.words.recv_timeout(WATCHDOG).expect("it ends");
-        (self.child.wait().unwrap().code(), words)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
 
 /// A coordinator and its servers.
 struct Running {
@@ -289,7 +219,7 @@ fn a_killed_server_gives_errors(fabric: FabricChoice) {
     let table = session.sparse("w", 1, Add).unwrap();
     let keys: Vec<u64> = (0..1000).collect();
     table.push(&keys, &[1.0; 1000]).unwrap().wait().unwrap();
-    let gone = running.servers.remove(0);
+    let mut gone = running.servers.remove(0);
     let address = gone.address.clone();
     gone.kill();
     let error = table.push(&keys, &[1.0; 1000]).unwrap().wait().unwrap_err().to_string();
@@ -341,7 +271,7 @@ fn up_starts_a_whole_cluster_and_takes_it_down() {
 
 #[test]
 fn up_that_is_killed_leaves_no_process_behind() {
-    let up = Process::start(&["up", "--servers", "1"]);
+    let mut up = Process::start(&["up", "--servers", "1"]);
     let status = Cluster::status_of(&up.address, WATCHDOG).unwrap();
     let (coordinator, server) = (up.address.clone(), status.servers[0].address.clone());
     up.kill();

@@ -161,9 +161,9 @@ fn a_block_of_keys_is_located_like_each_of_them() {
                         i if i < half => (i, depth, i % 10, (4 + i % 5) << (i % 10)),
                         _ => (half, 1, 9, 8 << 9),
                     };
-                    let bucket = (u128::from((hash << own) >> 32) * u128::from(buckets) >> 32) as u32;
+                    let bucket = ((u128::from((hash << own) >> 32) * u128::from(buckets)) >> 32) as u32;
                     let page = pages[segment as usize][(bucket >> shift) as usize];
-                    page + (bucket % (1 << shift) << lines_shift)
+                    page + ((bucket % (1 << shift)) << lines_shift)
                 });
                 for isa in isas() {
                     assert_eq!(run_compiled(isa, Locate(walk, keys, lines_shift)), expected, "{isa} {depth}");
