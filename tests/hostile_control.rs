@@ -163,6 +163,32 @@ fn a_thousand_silent_connections_are_cut_and_disturb_nobody() {
     running.serves();
 }
 
+/// Each of its characters is longer when it is shown, so an answer that quotes it is longer than a message may be.
+#[test]
+fn an_answer_that_would_be_too_long_is_another_one_and_the_coordinator_lives() {
+    use gradwire::cluster::message::Request;
+    let running = Running::start();
+    let mut stream = running.connect();
+    let request = Request::Barrier { name: "\u{7f}".repeat(3 << 20), count: 0 };
+    let request = ToCoordinator::Request { id: 1, deadline_ms: 60_000, request };
+    stream.write_all(&[hello(), encode(0, 0, &request).unwrap()].concat()).unwrap();
+    let (mut answers, mut room) = (Vec::new(), [0; 4096]);
+    let answer = loop {
+        let read = stream.read(&mut room).unwrap();
+        assert_ne!(read, 0, "it was cut");
+        answers.extend_from_slice(&room[..read]);
+        if let Ok(Some(received)) = decode::<FromCoordinator>(&answers) {
+            answers.drain(..received.bytes);
+            if let FromCoordinator::Answer { id: 1, result } = received.message {
+                break result;
+            }
+        }
+    };
+    assert!(format!("{answer:?}").len() < 1000, "a long answer came");
+    assert!(answer.is_err());
+    running.serves();
+}
+
 #[test]
 fn a_flood_of_requests_that_nobody_can_answer_is_bounded_and_disturbs_nobody() {
     use gradwire::cluster::message::Request;

@@ -10,6 +10,7 @@ use super::progress::Display;
 use super::train::Asked;
 use super::training::Trained;
 use crate::app::lr::{self, JobTraining, LrError, table_of};
+use crate::app::metrics::Score;
 use crate::app::progress::Progress;
 use crate::app::report::{JobFigures, Origin, TrainReport};
 use crate::client::{
@@ -53,7 +54,11 @@ pub(super) fn run(args: &TrainArgs, addresses: &str) -> Result<(), Failure> {
             }
             if job.plan() != plan {
                 // Who began it may have been another build.
-                blocks = cut(job.plan().block_bytes.max(1))?;
+                let block_bytes = job.plan().block_bytes.max(1);
+                // As many blocks at least; a plan that fits no data is not carried out.
+                if total_bytes / block_bytes <= u64::from(job.plan().blocks) {
+                    blocks = cut(block_bytes)?;
+                }
             }
             if blocks.count() != job.plan().blocks as usize {
                 return Err(Failure::work(format!(
@@ -147,6 +152,9 @@ fn evaluate(
             Some(lr::evaluate(cluster, &table, solver, blocks, threads, progress)?)
         }
     };
+    if test.as_ref().is_some_and(|test: &Score| !test.logloss.is_finite()) {
+        return Err(LrError::Diverged { solver: solver.name() });
+    }
     progress.begin("export", "rows", None);
     let figures = JobFigures {
         examples: totals.all.examples,

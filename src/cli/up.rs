@@ -143,6 +143,14 @@ fn ended(processes: &mut [Process], which: usize) -> Failure {
     ))
 }
 
+/// How a start ends that was interrupted.
+fn stopped(signal: i32) -> Failure {
+    match signal {
+        signal_hook::consts::SIGINT => Failure::interrupted(),
+        _ => Failure::work("stopped while it started; start it again"),
+    }
+}
+
 fn await_address(
     news: &Receiver<News>,
     processes: &mut [Process],
@@ -152,7 +160,8 @@ fn await_address(
     match news.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(News::Address(who, address)) if who == which => Ok(address),
         Ok(News::Ended(who)) => Err(ended(processes, who)),
-        Ok(_) => Err(Failure::work("stopped while it started; start it again")),
+        Ok(News::Stop(signal)) => Err(stopped(signal)),
+        Ok(News::Address(..)) => Err(Failure::work("a process gave its address twice")),
         Err(_) => Err(Failure::work(format!(
             "{} did not start in {START:?}; see whether this machine is overloaded",
             processes[which].name
@@ -171,7 +180,7 @@ fn await_complete(
     loop {
         match news.recv_timeout(LOOK) {
             Ok(News::Ended(who)) => return Err(ended(processes, who)),
-            Ok(News::Stop(_)) => return Err(Failure::work("stopped while it started; start it again")),
+            Ok(News::Stop(signal)) => return Err(stopped(signal)),
             Ok(News::Address(..)) | Err(_) => {}
         }
         let left = deadline.saturating_duration_since(Instant::now());

@@ -183,6 +183,8 @@ impl Remote {
         let answered = answer.recv_timeout(deadline + GRACE);
         let mut state = self.shared.lock();
         state.pending.remove(&id);
+        // It may have come just now.
+        let answered = answered.or_else(|error| answer.try_recv().map_err(|_| error));
         match answered {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(failure)) => Err(Failed::There(failure)),
@@ -298,10 +300,7 @@ impl ControlPlane for Remote {
 
     fn begin_session(&self) -> Result<(SessionId, Clock), ControlError> {
         match self.request(Request::BeginSession, self.shared.config.deadline) {
-            Ok(Reply::Session { session, clock }) => {
-                self.shared.lock().sessions.insert(session);
-                Ok((session, clock))
-            }
+            Ok(Reply::Session { session, clock }) => Ok((session, clock)),
             Ok(_) => Err(unexpected()),
             Err(failed) => Err(failed.plain()),
         }
@@ -481,6 +480,27 @@ impl Shared {
         }
     }
 
+    /// Gives an answer to who waits for it. A session is this client's from here on, so that no hello leaves it out; one
+    /// that nobody waits for any more is returned, to be ended: its clock would hold all others back.
+    fn deliver(&self, id: u64, result: Result<Reply, Failure>) -> Option<SessionId> {
+        let begun = match &result {
+            Ok(Reply::Session { session, .. }) => Some(*session),
+            _ => None,
+        };
+        let mut state = self.lock();
+        let Some(pending) = state.pending.remove(&id) else { return begun };
+        state.sessions.extend(begun);
+        // Under the lock: who gives up looks once more before it does.
+        pending.reply.send(result).ok();
+        None
+    }
+
+    fn next_request(&self) -> u64 {
+        let mut state = self.lock();
+        state.last_request += 1;
+        state.last_request
+    }
+
     fn follow(&self, found: &mut Found) -> ConnectionError {
         let mut allegiance = self.lock().allegiance;
         let mut beat = Instant::now() + found.heartbeat;
@@ -506,9 +526,12 @@ impl Shared {
             }
             match received.message {
                 FromCoordinator::Answer { id, result } => {
-                    if let Some(pending) = self.lock().pending.remove(&id) {
-                        // Who gave up waiting has dropped the receiver.
-                        pending.reply.send(result).ok();
+                    if let Some(orphan) = self.deliver(id, result) {
+                        let end = Request::EndSession { session: orphan };
+                        let end = message(self.next_request(), END, end);
+                        if let Err(error) = found.connection.send(allegiance.cluster, allegiance.term, &end) {
+                            return error;
+                        }
                     }
                 }
                 FromCoordinator::Map { map, servers } => {

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use gradwire_ffi::socket::shutdown;
+use gradwire_ffi::socket::{bound_silence, shutdown};
 use thiserror::Error;
 
 use super::protocol::{self, ProtocolError, Received};
@@ -15,6 +15,8 @@ use crate::wire::control_frame::FRAME_BYTES;
 
 /// How long the other side may leave a message lying in its socket.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest silence of a host that owes the kernel an answer: one that lost power closes nothing.
+const SILENCE: Duration = Duration::from_secs(5);
 /// Read at a time.
 const ROOM: usize = 64 << 10;
 
@@ -89,6 +91,7 @@ impl Connection {
                     Ok(stream) => {
                         stream.set_nodelay(true)?;
                         stream.set_write_timeout(Some(WRITE_PATIENCE))?;
+                        bound_silence(&stream, SILENCE);
                         return Ok(Self { stream, peer: address.clone(), writing: Mutex::new(()) });
                     }
                     Err(error) => last = error.into(),

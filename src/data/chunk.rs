@@ -100,7 +100,7 @@ fn reserve(bytes: &mut Vec<u8>, text: usize) {
 }
 
 /// Where the last whole record of `text`, which starts with a record, ends; `None` when there is none.
-fn records_end(text: &[u8], delimiter: Option<u8>) -> Option<usize> {
+pub(super) fn records_end(text: &[u8], delimiter: Option<u8>) -> Option<usize> {
     let newline = |from: usize, to: usize| memchr::memrchr(b'\n', &text[from..to]).map(|at| from + at + 1);
     let Some(delimiter) = delimiter else { return newline(0, text.len()) };
     // From the last closing quote to here there is no cell in quotes.

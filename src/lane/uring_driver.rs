@@ -24,7 +24,8 @@ enum Way {
     #[default]
     Idle,
     Posted(OpId, usize),
-    Done(Loan, Moved),
+    /// With the memory it borrowed, unless it sent a copy.
+    Done(Option<Loan>, Moved),
 }
 
 struct FlowState {
@@ -94,7 +95,7 @@ impl UringDriver {
                 Completed::Stirred { .. } => {}
                 Completed::Unwatched { .. } => flow.watch = None,
                 Completed::Received { loan, moved, .. } => {
-                    flow.incoming = Way::Done(loan, moved);
+                    flow.incoming = Way::Done(Some(loan), moved);
                     ready.push(Ready { readable: true, ..quiet(token) });
                 }
                 Completed::Sent { loan, moved, .. } => {
@@ -178,7 +179,9 @@ impl Driver for UringDriver {
         let state = &mut self.flows[flow.0 as usize];
         match std::mem::take(&mut state.incoming) {
             Way::Done(loan, moved) => {
-                ring.take_back(loan);
+                if let Some(loan) = loan {
+                    ring.take_back(loan);
+                }
                 Some(moved)
             }
             other => {
@@ -192,26 +195,40 @@ impl Driver for UringDriver {
     fn send(&mut self, flow: Flow, outgoing: Outgoing<'_>) -> Sending {
         let Outgoing { ring, from, bytes, inserted, before } = outgoing;
         let state = &mut self.flows[flow.0 as usize];
-        match (std::mem::take(&mut state.outgoing), &state.source) {
-            (Way::Done(loan, moved), _) => {
-                ring.take_back(loan);
-                Sending::Done(moved)
+        let way = match std::mem::take(&mut state.outgoing) {
+            Way::Done(loan, moved) => {
+                if let Some(loan) = loan {
+                    ring.take_back(loan);
+                }
+                // Undone: it is posted again, for nothing else would tell when the socket takes more.
+                if moved != Moved::WouldBlock {
+                    return Sending::Done(moved);
+                }
+                Way::Idle
             }
+            other => other,
+        };
+        match (way, &state.source) {
             (Way::Posted(id, bytes), _) => {
                 state.outgoing = Way::Posted(id, bytes);
                 Sending::Posted(bytes)
             }
-            (Way::Idle, Some(source)) if bytes > 0 => {
+            (_, Some(source)) if bytes > 0 => {
                 let loan = ring.lend(from, bytes, false);
                 let id = self.uring.send(source.clone(), loan, inserted, before, u64::from(flow.0));
                 state.outgoing = Way::Posted(id, bytes);
                 Sending::Posted(bytes)
             }
-            // State alone: there is no ring memory to lend.
-            (Way::Idle, Some(source)) => {
-                Sending::Done(send_gather(source.as_fd(), &[IoSlice::new(inserted)]))
-            }
-            (Way::Idle, None) => Sending::Done(Moved::End),
+            // State alone: there is no ring memory to lend. A full socket gets a copy, and tells when it is sent.
+            (_, Some(source)) => match send_gather(source.as_fd(), &[IoSlice::new(inserted)]) {
+                Moved::WouldBlock => {
+                    let id = self.uring.send_copy(source.clone(), inserted, u64::from(flow.0));
+                    state.outgoing = Way::Posted(id, 0);
+                    Sending::Posted(0)
+                }
+                moved => Sending::Done(moved),
+            },
+            (_, None) => Sending::Done(Moved::End),
         }
     }
 

@@ -93,6 +93,35 @@ fn a_detached_socket_ends_a_send_in_flight_and_others_keep_their_reports() {
 }
 
 #[test]
+fn state_alone_for_a_full_socket_is_posted_and_tells_when_it_went() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    for mut driver in drivers() {
+        let (here, mut there) = pair(&listener);
+        let mut outbox = PrivateRing::create(PAGE_BYTES).unwrap();
+        let flow = driver.attach(here, 1).unwrap();
+        let mut sent = 0;
+        while let Moved::Bytes(bytes) = driver.send_now(flow, &[IoSlice::new(&[7; 1 << 16])]) {
+            sent += bytes;
+        }
+        let state = [9; 48];
+        let mut send = |driver: &mut UringDriver| {
+            driver.send(flow, Outgoing { ring: &mut outbox, from: 0, bytes: 0, inserted: &state, before: 0 })
+        };
+        assert_eq!(send(&mut driver), Sending::Posted(0));
+        assert_eq!(driver.send_now(flow, &[IoSlice::new(b"out of turn")]), Moved::WouldBlock);
+        let reader = std::thread::spawn(move || {
+            let mut all = vec![0; sent + 48];
+            there.read_exact(&mut all).map(|()| all)
+        });
+        assert!(wait_for(&mut driver, 1).writable);
+        assert_eq!(send(&mut driver), Sending::Done(Moved::Bytes(48)));
+        let all = reader.join().unwrap().unwrap();
+        assert!(all[..sent].iter().all(|byte| *byte == 7) && all[sent..] == state);
+        assert_eq!(driver.in_flight(), 0);
+    }
+}
+
+#[test]
 fn a_peer_that_dies_ends_the_receive_in_flight() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     for mut driver in drivers() {

@@ -85,8 +85,11 @@ struct Shared {
     group: Mutex<Option<Group>>,
     /// The connection that answers go to, and whom it belongs to.
     link: Mutex<Option<(Arc<Connection>, Allegiance)>>,
+    /// What hellos name: tables there and in the making, sessions likewise.
     tables: Mutex<BTreeSet<TableId>>,
     sessions: Mutex<BTreeSet<SessionId>>,
+    /// Tables that every thread has.
+    made: Mutex<BTreeSet<TableId>>,
     stop: AtomicBool,
 }
 
@@ -133,6 +136,7 @@ impl ServerProcess {
             link: Mutex::new(None),
             tables: Mutex::default(),
             sessions: Mutex::default(),
+            made: Mutex::default(),
             stop: AtomicBool::new(false),
         };
         Ok(Self { shared: Arc::new(shared), listener, door })
@@ -380,11 +384,30 @@ impl Shared {
     /// Does what is asked, in order; the answer goes back on the connection the ask came on.
     fn carry_out(&self, to_do: &Receiver<(u64, Ask, Arc<Connection>)>) {
         for (id, ask, connection) in to_do {
+            if !self.take_up(&ask, &connection) {
+                continue;
+            }
             let result = self.execute(ask).map_err(|error| error.to_string());
             let allegiance = lock(&self.link).as_ref().map(|(_, allegiance)| *allegiance).unwrap_or_default();
             // Of a connection that is gone, the next one repeats the ask.
             connection.send(allegiance.cluster, allegiance.term, &ToCoordinator::Answer { id, result }).ok();
         }
+    }
+
+    /// Whether an ask is of the connection that stands, and so to be carried out. What it makes is then named by every
+    /// later hello, also while it is being made: a coordinator that does not know of it has it undone.
+    fn take_up(&self, ask: &Ask, connection: &Arc<Connection>) -> bool {
+        // The link is taken down before the next hello is written.
+        let link = lock(&self.link);
+        if !link.as_ref().is_some_and(|(current, _)| Arc::ptr_eq(current, connection)) {
+            return false;
+        }
+        match ask {
+            Ask::CreateTable { table, .. } => drop(lock(&self.tables).insert(*table)),
+            Ask::BeginSession { session } => drop(lock(&self.sessions).insert(*session)),
+            _ => {}
+        }
+        true
     }
 
     fn execute(&self, ask: Ask) -> Result<Done, ControlError> {
@@ -399,21 +422,22 @@ impl Shared {
             }
             Ask::CreateTable { table, schema } => {
                 // Asked again after a new connection: it is there.
-                if !lock(&self.tables).contains(&table) {
-                    group.create_table(table, &schema.0)?;
-                    lock(&self.tables).insert(table);
+                if !lock(&self.made).contains(&table) {
+                    if let Err(error) = group.create_table(table, &schema.0) {
+                        lock(&self.tables).remove(&table);
+                        return Err(error);
+                    }
+                    lock(&self.made).insert(table);
                 }
                 Ok(Done::Done)
             }
             Ask::DropTable { table } => {
                 group.drop_table(table)?;
+                lock(&self.made).remove(&table);
                 lock(&self.tables).remove(&table);
                 Ok(Done::Done)
             }
-            Ask::BeginSession { session } => {
-                lock(&self.sessions).insert(session);
-                Ok(Done::Began(group.begin_session(session)?))
-            }
+            Ask::BeginSession { session } => Ok(Done::Began(group.begin_session(session)?)),
             Ask::EndSession { session } => {
                 group.end_session(session);
                 lock(&self.sessions).remove(&session);

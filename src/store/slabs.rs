@@ -20,6 +20,8 @@ struct Slab {
     order: u32,
     rows: u32,
     live: u32,
+    /// Words of `free` before this one are 0.
+    first: usize,
     /// A bit for each free row.
     free: Vec<u64>,
 }
@@ -58,7 +60,7 @@ impl Slabs {
             {
                 *last = (1 << (count % 64)) - 1;
             }
-            self.slabs.insert(line, Slab { order, rows: count, live: 0, free });
+            self.slabs.insert(line, Slab { order, rows: count, live: 0, first: 0, free });
             self.open.insert(line);
             self.free_rows += count as usize;
             self.bytes += block_bytes(order);
@@ -81,9 +83,10 @@ impl Slabs {
         assert!(slab.is_some(), "rows were reserved before they are taken");
         let mut slot = 0;
         if let Some((line, slab)) = slab {
-            let word = slab.free.iter().position(|bits| *bits != 0);
-            assert!(word.is_some(), "an open slab has a free row");
-            let word = word.unwrap_or(0);
+            let ahead = slab.free[slab.first..].iter().position(|bits| *bits != 0);
+            assert!(ahead.is_some(), "an open slab has a free row");
+            slab.first += ahead.unwrap_or(0);
+            let word = slab.first;
             let row = word * 64 + slab.free[word].trailing_zeros() as usize;
             slab.free[word] &= slab.free[word] - 1;
             slab.live += 1;
@@ -107,6 +110,7 @@ impl Slabs {
         let bit = 1 << (row % 64);
         assert!(row < slab.rows as usize && slab.free[row / 64] & bit == 0, "slot {slot} is taken");
         slab.free[row / 64] |= bit;
+        slab.first = slab.first.min(row / 64);
         slab.live -= 1;
         self.free_rows += 1;
         self.open.insert(line);

@@ -16,6 +16,7 @@ mod setup;
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use io_uring::squeue::Entry;
@@ -77,8 +78,8 @@ pub enum Completed {
     Sent {
         /// The operation's key.
         key: u64,
-        /// Its memory.
-        loan: Loan,
+        /// Its memory; none of a copy.
+        loan: Option<Loan>,
         /// What went, the inserted bytes counted where they lie.
         moved: Moved,
     },
@@ -104,7 +105,7 @@ enum Work {
     Free,
     Watch { cancelled: bool },
     Receive(Loan),
-    Send(Loan, Option<Box<Gather>>),
+    Send(Option<Loan>, Option<Box<Gather>>),
 }
 
 struct Op {
@@ -125,6 +126,8 @@ pub struct Uring {
     /// Entries queued and not submitted.
     queued: usize,
     mode: SetupMode,
+    /// Who set it up.
+    thread: ThreadId,
     enters: u64,
 }
 
@@ -136,7 +139,16 @@ impl std::fmt::Debug for Uring {
 
 impl Uring {
     fn over(ring: IoUring, mode: SetupMode) -> Self {
-        Self { ring, ops: Vec::new(), free: Vec::new(), boxes: Vec::new(), queued: 0, mode, enters: 0 }
+        Self {
+            ring,
+            ops: Vec::new(),
+            free: Vec::new(),
+            boxes: Vec::new(),
+            queued: 0,
+            mode,
+            thread: thread::current().id(),
+            enters: 0,
+        }
     }
 
     /// How the kernel runs it.
@@ -185,13 +197,25 @@ impl Uring {
         if inserted.is_empty() {
             let bytes = u32::try_from(loan.bytes()).unwrap_or(u32::MAX);
             let entry = opcode::Send::new(fd, loan.start(), bytes).flags(flags).build();
-            let id = self.put(key, source, Work::Send(loan, None));
+            let id = self.put(key, source, Work::Send(Some(loan), None));
             self.push(&entry.user_data(id.user_data()));
             return id;
         }
         let mut gather = self.boxes.pop().unwrap_or_else(Gather::new);
-        gather.fill(&loan, inserted, before);
-        let entry = opcode::SendMsg::new(fd, &raw const gather.message).flags(flags as u32).build();
+        gather.fill(Some(&loan), inserted, before);
+        self.send_gathered(source, Some(loan), gather, key)
+    }
+
+    /// Sends a copy of `bytes`. Of the socket's sends one at a time, as [`Uring::send`].
+    pub fn send_copy(&mut self, source: Source, bytes: &[u8], key: u64) -> OpId {
+        let mut gather = self.boxes.pop().unwrap_or_else(Gather::new);
+        gather.fill(None, bytes, 0);
+        self.send_gathered(source, None, gather, key)
+    }
+
+    fn send_gathered(&mut self, source: Source, loan: Option<Loan>, gather: Box<Gather>, key: u64) -> OpId {
+        let flags = libc::MSG_NOSIGNAL as u32;
+        let entry = opcode::SendMsg::new(fd_of(&source), &raw const gather.message).flags(flags).build();
         let id = self.put(key, source, Work::Send(loan, Some(gather)));
         self.push(&entry.user_data(id.user_data()));
         id
@@ -408,7 +432,8 @@ impl Drop for Uring {
             .map(|(index, op)| OpId { index, generation: op.generation })
             .collect();
         // From another thread than a pinned ring's own the kernel takes nothing: then everything is leaked.
-        let usable = self.ring.submitter().submit().is_ok();
+        let own = self.mode != SetupMode::Deferred || self.thread == thread::current().id();
+        let usable = own && self.ring.submitter().submit().is_ok();
         if usable && !ids.is_empty() {
             let mut completed = Vec::new();
             for id in &ids {
@@ -431,15 +456,16 @@ impl Gather {
     }
 
     /// The loan's first `before` bytes, `inserted`, the rest of the loan.
-    fn fill(self: &mut Box<Self>, loan: &Loan, inserted: &[u8], before: usize) {
-        assert!(before <= loan.bytes(), "the place of an insertion lies in the loan");
+    fn fill(self: &mut Box<Self>, loan: Option<&Loan>, inserted: &[u8], before: usize) {
+        let (start, bytes) = loan.map_or((std::ptr::null_mut(), 0), |loan| (loan.start(), loan.bytes()));
+        assert!(before <= bytes, "the place of an insertion lies in the loan");
         self.inserted.clear();
         self.inserted.extend_from_slice(inserted);
         let middle = self.inserted.as_mut_ptr().cast();
-        self.parts[0] = libc::iovec { iov_base: loan.start().cast(), iov_len: before };
+        self.parts[0] = libc::iovec { iov_base: start.cast(), iov_len: before };
         self.parts[1] = libc::iovec { iov_base: middle, iov_len: inserted.len() };
-        let rest = loan.start().wrapping_add(before);
-        self.parts[2] = libc::iovec { iov_base: rest.cast(), iov_len: loan.bytes() - before };
+        let rest = start.wrapping_add(before);
+        self.parts[2] = libc::iovec { iov_base: rest.cast(), iov_len: bytes - before };
         self.message.msg_iov = self.parts.as_mut_ptr();
         self.message.msg_iovlen = 3;
     }

@@ -69,7 +69,8 @@ fn a_send_goes_in_order_with_what_is_put_in_between() {
             [(0, "", "abcdefgh"), (0, "12", "12abcdefgh"), (3, "12", "abc12defgh")]
         {
             uring.send(here.clone(), ring.lend(0, 8, false), inserted.as_bytes(), before, 4);
-            let Completed::Sent { key: 4, loan, moved: Moved::Bytes(bytes) } = next(&mut uring) else {
+            let Completed::Sent { key: 4, loan: Some(loan), moved: Moved::Bytes(bytes) } = next(&mut uring)
+            else {
                 panic!("a send of a few bytes goes at once");
             };
             ring.take_back(loan);
@@ -92,7 +93,8 @@ fn a_send_into_a_full_socket_waits_and_one_to_a_dead_peer_fails() {
             uring.send(here.clone(), ring.lend(0, 1 << 20, false), &[], 0, 0);
             let mut completed = Vec::new();
             uring.poll(&mut completed);
-            let Some(Completed::Sent { loan, moved: Moved::Bytes(bytes), .. }) = completed.pop() else {
+            let Some(Completed::Sent { loan: Some(loan), moved: Moved::Bytes(bytes), .. }) = completed.pop()
+            else {
                 break;
             };
             ring.take_back(loan);
@@ -100,14 +102,16 @@ fn a_send_into_a_full_socket_waits_and_one_to_a_dead_peer_fails() {
         }
         let mut rest = vec![0; sent];
         there.read_exact(&mut rest).unwrap();
-        let Completed::Sent { loan, moved: Moved::Bytes(_), .. } = next(&mut uring) else {
+        let Completed::Sent { loan: Some(loan), moved: Moved::Bytes(_), .. } = next(&mut uring) else {
             panic!("there is room")
         };
         ring.take_back(loan);
         drop(there);
         for last in [false, true] {
             uring.send(here.clone(), ring.lend(0, 1, false), &[], 0, 0);
-            let Completed::Sent { loan, moved, .. } = next(&mut uring) else { panic!("one send") };
+            let Completed::Sent { loan: Some(loan), moved, .. } = next(&mut uring) else {
+                panic!("one send")
+            };
             ring.take_back(loan);
             assert!(!last || matches!(moved, Moved::Failed(_)), "{moved:?}");
         }

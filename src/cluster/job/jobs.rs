@@ -12,7 +12,7 @@ use super::spec::{JobPlan, JobSpec, check_name, malformed};
 /// Most jobs that are not over.
 const MAX_RUNNING: usize = 256;
 /// Most bytes of a report or a reason.
-const MAX_REPORT_BYTES: usize = 1 << 20;
+const MAX_REPORT_BYTES: usize = 64 << 10;
 /// Ids that a start from an old state passes over: more than were ever given out between two saves (J5).
 const IDS_PER_START: u64 = 1 << 32;
 
@@ -245,8 +245,7 @@ impl Jobs {
 
 fn check_tallies(done: &[(LeaseId, BlockTally)]) -> Result<(), JobError> {
     // Far above any data, and sums of them stay exact and finite.
-    let wrong =
-        |tally: &BlockTally| tally.examples > 1 << 48 || !(tally.loss.is_finite() && tally.loss >= 0.0);
+    let wrong = |tally: &BlockTally| tally.examples > 1 << 48 || !(0.0..=1e18).contains(&tally.loss);
     if done.iter().any(|(_, tally)| wrong(tally)) {
         return Err(malformed("a tally that no block can have"));
     }

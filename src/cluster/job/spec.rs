@@ -13,9 +13,9 @@ pub const MAX_BLOCKS: u32 = 1 << 16;
 const MAX_EPOCHS: u32 = 100_000;
 /// Most bytes of a job's name: its tables carry the id, so this bounds messages only.
 const MAX_NAME_BYTES: usize = 128;
-/// Most fields, and bytes of one.
+/// Most fields, and bytes of all: every job's are in the coordinator's record.
 const MAX_FIELDS: usize = 4096;
-const MAX_FIELD_BYTES: usize = 64 << 10;
+const MAX_FIELDS_BYTES: usize = 256 << 10;
 
 /// What every process of a job must have been given alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,8 +103,8 @@ impl JobSpec {
         if self.epochs == 0 || self.epochs > MAX_EPOCHS {
             return Err(malformed(format!("{} epochs, which are 1 to {MAX_EPOCHS}", self.epochs)));
         }
-        let too_long = |(name, value): &(String, String)| name.len().max(value.len()) > MAX_FIELD_BYTES;
-        if self.fields.len() > MAX_FIELDS || self.fields.iter().any(too_long) {
+        let bytes: usize = self.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if self.fields.len() > MAX_FIELDS || bytes > MAX_FIELDS_BYTES {
             return Err(malformed("more fields than fit"));
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::sync::Arc;
 
-use crate::data::chunk::LONGEST_LINE;
+use crate::data::chunk::{LONGEST_LINE, records_end};
 use crate::data::source::Input;
 use crate::data::{DataError, Format, Source, Stream};
 
@@ -97,7 +97,7 @@ impl Range {
     fn bytes(&self, reader: &mut dyn ReadSeek, format: &Format) -> io::Result<Bytes> {
         let header = match format {
             Format::Libsvm | Format::LibsvmMaybeLabelled => Vec::new(),
-            Format::Csv(_) => header(reader)?,
+            Format::Csv(spec) => header(reader, spec.delimiter as u8)?,
         };
         // No line of the header is one of the rows, however small the blocks are.
         let least = header.len() as u64;
@@ -160,20 +160,25 @@ fn line_start(reader: &mut dyn ReadSeek, at: u64, total: u64) -> io::Result<u64>
     }
 }
 
-/// The lines up to the end of the first one that is not blank, quoted line ends included.
-fn header(reader: &mut dyn ReadSeek) -> io::Result<Vec<u8>> {
+/// The lines up to the end of the first record that is not blank, as the parser ends it: a cell in quotes may hold line
+/// ends, a quote inside a cell is text.
+fn header(reader: &mut dyn ReadSeek, delimiter: u8) -> io::Result<Vec<u8>> {
     reader.seek(SeekFrom::Start(0))?;
     let mut reader = BufReader::new(reader).take(LONGEST_LINE as u64);
-    let mut text = Vec::new();
+    let (mut text, mut start) = (Vec::new(), 0);
     loop {
-        let start = text.len();
         if reader.read_until(b'\n', &mut text)? == 0 {
-            return Ok(text);
+            return match text.len() < LONGEST_LINE {
+                true => Ok(text),
+                false => Err(io::Error::other("the header is longer than 16 MiB; is this a csv file?")),
+            };
         }
-        let line = &text[start..];
-        let line = if start == 0 { line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line) } else { line };
-        let blank = line.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
-        if !blank && memchr::memchr_iter(b'"', &text).count().is_multiple_of(2) {
+        if start == 0 && text.starts_with(b"\xEF\xBB\xBF") {
+            start = 3;
+        }
+        if text[start..].iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+            start = text.len();
+        } else if records_end(&text[start..], Some(delimiter)).is_some() {
             return Ok(text);
         }
     }

@@ -225,6 +225,19 @@ fn lines_longer_than_a_block_and_headers_longer_than_a_block_are_in_one_block() 
 }
 
 #[test]
+fn a_quote_inside_a_name_of_the_header_is_text_and_no_row_comes_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = String::from("late,colour,size,width 5\"\n");
+    (0..300).for_each(|row| {
+        text.push_str(&format!("{},c{row},2,{}\n", row % 2, if row == 200 { "6\"" } else { "y" }))
+    });
+    let source = file(folder.path(), "a.csv", text);
+    let blocks = cut(&[source], csv(), 256);
+    let counts: Vec<usize> = (0..blocks.count() as u32).map(|b| rows(&blocks, b, 0).unwrap().len()).collect();
+    assert!(counts.iter().sum::<usize>() == 300 && counts.len() > 5, "{counts:?}");
+}
+
+#[test]
 fn what_is_no_file_or_empty_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let name = |error: DataError| error.to_string();

@@ -25,9 +25,9 @@ use thiserror::Error;
 use self::news::News;
 use self::peer::{Cut, Peer};
 use crate::cluster::coordinator::{ConnectionId, Coordinator, Output, Record};
-use crate::cluster::message::{FromCoordinator, Timing};
+use crate::cluster::message::{Failure, FromCoordinator, Timing};
 use crate::cluster::store_file::{FileStore, StoreError};
-use crate::control::protocol::encode;
+use crate::control::protocol::{ProtocolError, encode};
 use crate::control::random;
 
 /// Longest sleep: the machine judges at least so often.
@@ -318,7 +318,13 @@ impl CoordinatorProcess {
                 match output {
                     Output::Send(ConnectionId(token), message) => {
                         if let Some(peer) = self.peers.get_mut(&token) {
-                            peer.queue(encode(cluster, term, &message)?);
+                            match encode(cluster, term, &message)
+                                .or_else(|error| shortened(cluster, term, &message, error))
+                            {
+                                Ok(frame) => peer.queue(frame),
+                                // It cannot be told what it must know: it comes again, and is told anew.
+                                Err(_) => peer.finish(),
+                            }
                             touched.push(token);
                         }
                     }
@@ -336,6 +342,19 @@ impl CoordinatorProcess {
             }
         }
     }
+}
+
+/// An answer in place of one that is longer than a message may be.
+fn shortened(
+    cluster: u64,
+    term: u64,
+    message: &FromCoordinator,
+    error: ProtocolError,
+) -> Result<Vec<u8>, ProtocolError> {
+    let FromCoordinator::Answer { id, .. } = message else { return Err(error) };
+    let failure =
+        Failure::Other { message: "the answer is longer than a message may be; ask for less".to_owned() };
+    encode(cluster, term, &FromCoordinator::Answer { id: *id, result: Err(failure) })
 }
 
 /// The record, if the flags do not contradict it.
