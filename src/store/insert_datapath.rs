@@ -127,11 +127,11 @@ impl Index {
         take: impl FnMut() -> u32,
     ) -> u64 {
         assert_eq!(keys.len(), slots.len());
-        let made = match (self.shape.payload_words, self.shape.inline) {
-            (1, true) => self.insert_some::<1, true>(isa, memory, keys, absent, slots, take),
-            (1, false) => self.insert_some::<1, false>(isa, memory, keys, absent, slots, take),
-            (2, _) => self.insert_some::<2, true>(isa, memory, keys, absent, slots, take),
-            (3, _) => self.insert_some::<3, true>(isa, memory, keys, absent, slots, take),
+        // A payload of one word is a slot (`shape.rs`).
+        let made = match self.shape.payload_words {
+            1 => self.insert_some::<1, false>(isa, memory, keys, absent, slots, take),
+            2 => self.insert_some::<2, true>(isa, memory, keys, absent, slots, take),
+            3 => self.insert_some::<3, true>(isa, memory, keys, absent, slots, take),
             _ => self.insert_some::<4, true>(isa, memory, keys, absent, slots, take),
         };
         self.rows += made;

@@ -273,11 +273,11 @@ impl Index {
         assert!(keys.len() == slots.len() && keys.len() == absent.len(), "one slot a key");
         let (chunks, rest) = keys.as_chunks();
         let (slot_chunks, slot_rest) = slots.as_chunks_mut();
-        let mut missing = match (self.shape.payload_words, self.shape.inline) {
-            (1, true) => self.resolve_chunks::<1, true>(isa, memory, chunks, slot_chunks, absent),
-            (1, false) => self.resolve_chunks::<1, false>(isa, memory, chunks, slot_chunks, absent),
-            (2, _) => self.resolve_chunks::<2, true>(isa, memory, chunks, slot_chunks, absent),
-            (3, _) => self.resolve_chunks::<3, true>(isa, memory, chunks, slot_chunks, absent),
+        // A payload of one word is a slot (`shape.rs`).
+        let mut missing = match self.shape.payload_words {
+            1 => self.resolve_chunks::<1, false>(isa, memory, chunks, slot_chunks, absent),
+            2 => self.resolve_chunks::<2, true>(isa, memory, chunks, slot_chunks, absent),
+            3 => self.resolve_chunks::<3, true>(isa, memory, chunks, slot_chunks, absent),
             _ => self.resolve_chunks::<4, true>(isa, memory, chunks, slot_chunks, absent),
         };
         for key in rest {
