@@ -35,10 +35,8 @@ impl Authority {
     }
 
     /// Whether `node` can go: as long as a survivor stays (C7).
-    pub fn can_remove(&self, node: u8, fault: Fault) -> bool {
-        let counting =
-            if fault == Fault::JoinerCountsAtOnce { &self.chain.members[..] } else { self.chain.survivors() };
-        self.involves(node) && counting.iter().any(|&member| member != node)
+    pub fn can_remove(&self, node: u8) -> bool {
+        self.involves(node) && self.chain.survivors().iter().any(|&member| member != node)
     }
 
     pub fn remove(&mut self, node: u8) {
@@ -62,12 +60,12 @@ impl Authority {
     }
 
     /// A joiner has everything, or a new tail what its predecessor had. Whether clients and nodes have to hear.
-    pub fn synced(&mut self, node: u8) -> bool {
+    pub fn synced(&mut self, node: u8, fault: Fault) -> bool {
         let chain = &mut self.chain;
         if chain.joiner == Some(node) {
             chain.joiner = None;
             chain.members.push(node);
-            chain.unsynced = true;
+            chain.unsynced = fault != Fault::JoinerCountsAtOnce;
             chain.epoch = chain.epoch.next();
             return true;
         }

@@ -76,12 +76,6 @@ fn check(size: Size) -> usize {
 }
 
 #[test]
-fn two_crashes_in_a_chain_of_three() {
-    let budget = Budget { crashes: 2, ..SMALL.budget };
-    check(Size { budget, ..SMALL });
-}
-
-#[test]
 fn two_clients_and_a_crash() {
     let budget = Budget { crashes: 1, ..SMALL.budget };
     check(Size { nodes: 2, members: 2, clients: 2, budget, ..SMALL });
@@ -94,17 +88,27 @@ fn a_false_suspicion_a_resend_and_a_strong_read() {
 }
 
 #[test]
-fn a_join_and_a_crash_under_a_strong_read() {
-    let budget = Budget { crashes: 1, joins: 1, ..SMALL.budget };
-    check(Size { nodes: 2, members: 1, reads: 1, budget, ..SMALL });
-}
-
-#[test]
 fn a_planted_fault_is_found_in_a_small_world() {
     for fault in [Fault::HeadAcknowledgesAlone, Fault::NewHeadKeepsItsSessions, Fault::ClientNeverResends] {
         let budget = Budget { crashes: 1, ..SMALL.budget };
         let size = Size { members: 2, nodes: 2, budget, ..SMALL };
         let checker = Chains { size, fault }.checker().finish_when(HasDiscoveries::Any).spawn_bfs().join();
         assert!(!checker.discoveries().is_empty(), "{fault:?} is not found");
+    }
+}
+
+mod slow {
+    use super::*;
+
+    #[test]
+    fn two_crashes_in_a_chain_of_three() {
+        let budget = Budget { crashes: 2, ..SMALL.budget };
+        check(Size { budget, ..SMALL });
+    }
+
+    #[test]
+    fn a_join_and_a_crash_under_a_strong_read() {
+        let budget = Budget { crashes: 1, joins: 1, ..SMALL.budget };
+        check(Size { nodes: 2, members: 1, reads: 1, budget, ..SMALL });
     }
 }

@@ -155,7 +155,7 @@ impl Node {
             (Who::Node(from), Message::Link { epoch, ordered, joins }) => {
                 if self.link.is_none_or(|(_, before, _, _)| before <= epoch) {
                     self.link = Some((from, epoch, ordered, joins));
-                    self.answer_link(out);
+                    self.answer_link(fault, out);
                 }
             }
             (Who::Node(from), Message::Linked { epoch, applied, wants_all }) => {
@@ -208,7 +208,7 @@ impl Node {
             self.confirmed_at = replica.lsn();
             self.open_lane(out);
         }
-        self.answer_link(out);
+        self.answer_link(fault, out);
         self.after_change(fault, out);
     }
 
@@ -238,7 +238,7 @@ impl Node {
 
     // Between predecessor and successor.
 
-    fn answer_link(&mut self, out: &mut Sends) {
+    fn answer_link(&mut self, fault: Fault, out: &mut Sends) {
         let Some((from, epoch, ordered, joins)) = self.link else { return };
         if epoch != self.chain.epoch || self.chain.predecessor(self.id) != Some(from) {
             return;
@@ -247,7 +247,10 @@ impl Node {
         self.synced_from = Some(ordered);
         let wants_all = joins && self.replica.is_none();
         out.push((Who::Node(from), Message::Linked { epoch, applied, wants_all }));
-        self.acknowledge(Fault::None, out);
+        let is_middle = position_in(&self.chain, self.id) == Position::Middle;
+        if !is_middle || fault != Fault::AcksAreNotRestated {
+            self.acknowledge(fault, out);
+        }
     }
 
     fn on_linked(

@@ -102,20 +102,20 @@ fn play(seed: u64, fault: Fault, seen: &mut Seen, played: &mut Vec<Event>) -> Re
 #[test]
 fn over_thousands_of_schedules_nothing_acknowledged_is_lost_or_doubled_and_everybody_gets_done() {
     let (mut seen, mut played) = (Seen::default(), Vec::new());
-    for seed in 0..20_000 {
+    for seed in 0..8_000 {
         let end = play(seed, Fault::None, &mut seen, &mut played);
         assert!(end.is_ok(), "seed {seed}: {end:?} after {played:?}");
     }
     let Seen { crashes, suspicions, joins, resends, cuts, ends, reads, whole } = seen;
     let rarest = [crashes, suspicions, joins, resends, cuts, ends, reads, whole].into_iter().min();
-    assert!(rarest > Some(500), "the schedules avoid what they should try: {seen:?}");
+    assert!(rarest > Some(200), "the schedules avoid what they should try: {seen:?}");
 }
 
 #[test]
 fn every_planted_fault_is_found() {
     for fault in Fault::ALL {
         let (mut seen, mut played) = (Seen::default(), Vec::new());
-        let found = (0..20_000).any(|seed| play(seed, fault, &mut seen, &mut played).is_err());
-        assert!(found, "{fault:?} passed");
+        let mut ends = (0..20_000).map(|seed| play(seed, fault, &mut seen, &mut played));
+        assert!(ends.any(|end| end.is_err()), "{fault:?} passed");
     }
 }

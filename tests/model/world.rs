@@ -199,7 +199,7 @@ impl World {
 
     fn node_events(&self, node: &Node, events: &mut Vec<Event>) {
         let id = node.id;
-        let can_remove = self.authority.can_remove(id, self.fault);
+        let can_remove = self.authority.can_remove(id);
         if !node.up {
             if can_remove {
                 events.push(Event::Bury(id));
@@ -337,7 +337,7 @@ impl World {
         let Who::Node(from) = from else { return };
         match *message {
             Message::Synced { epoch } if epoch == self.authority.chain.epoch => {
-                if self.authority.synced(from) {
+                if self.authority.synced(from, self.fault) {
                     self.publish(None);
                 }
             }
@@ -347,7 +347,7 @@ impl World {
                 self.knows(from);
             }
             Message::Leave { epoch, node } if epoch == self.authority.chain.epoch => {
-                if self.authority.can_remove(node, self.fault) {
+                if self.authority.can_remove(node) {
                     self.remove(node);
                 }
             }
