@@ -59,7 +59,8 @@ struct Slot {
 pub struct Port {
     driver: Box<dyn Driver + Send>,
     tcp_driver: TcpDriver,
-    /// The driver receives by itself: nothing is gained by trying.
+    /// The driver receives by itself: with few lanes only while this thread sleeps, since a call is answered sooner than a
+    /// completion.
     armed: bool,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -210,8 +211,8 @@ impl Fabric for Port {
             events.append(&mut self.pending);
         }
         self.arm();
-        let paced = self.tcp_lanes > 0 && !self.armed && (self.hot || self.polls.is_multiple_of(TCP_PACE));
-        let few = self.tcp_lanes <= FEW_TCP_LANES;
+        let paced = self.tcp_lanes > 0 && (self.hot || self.polls.is_multiple_of(TCP_PACE));
+        let few = self.tries();
         let look = if self.armed { self.tcp_lanes > 0 && self.driver.has_news() } else { paced && !few };
         if look || self.polls.is_multiple_of(HANG_UP_PACE) {
             self.collect(Duration::ZERO);
@@ -224,7 +225,7 @@ impl Fabric for Port {
                 Some(Lane::Tcp(lane)) => {
                     let came = lane.poll(id, &mut *self.driver, paced && few, events);
                     self.hot |= came;
-                    if self.armed && lane.is_unarmed() {
+                    if self.armed && !few && lane.is_unarmed() {
                         self.to_arm.push(index as u32);
                     }
                 }
@@ -248,9 +249,11 @@ impl Fabric for Port {
         if !self.pending.is_empty() {
             return;
         }
-        for slot in &self.slots {
-            if let Some(Lane::Shm(lane, _)) = &slot.lane {
-                lane.arm();
+        for slot in &mut self.slots {
+            match &mut slot.lane {
+                Some(Lane::Shm(lane, _)) => lane.arm(),
+                Some(Lane::Tcp(lane)) if self.armed => lane.arm(&mut *self.driver),
+                _ => {}
             }
         }
         order_before_doorbells();
@@ -499,6 +502,7 @@ impl Fabric for Port {
         slot.peeked = None;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(lane.index);
+        self.driver.set_direct(self.tries());
         self.pending.retain(|event| event.lane() != lane);
         Ok(())
     }
@@ -514,6 +518,7 @@ impl Fabric for Port {
         match self.register(index, end) {
             Ok(lane) => {
                 self.tcp_lanes += usize::from(matches!(lane, Lane::Tcp(_)));
+                self.driver.set_direct(self.tries());
                 self.slots[index as usize].lane = Some(lane);
                 Ok(LaneId { index, generation: self.slots[index as usize].generation })
             }
@@ -588,6 +593,12 @@ impl Port {
         if self.armed && self.driver.has_queued() {
             self.collect(Duration::ZERO);
         }
+    }
+
+    /// Whether sockets are tried one by one while polling, whatever the driver does while this thread sleeps.
+    #[inline]
+    fn tries(&self) -> bool {
+        self.tcp_lanes <= FEW_TCP_LANES
     }
 
     /// Lets the lanes that received do so again.
