@@ -175,7 +175,9 @@ impl PlanCache {
 
     /// Takes back a plan nobody uses any more, for its buffers.
     pub(super) fn recycle(&mut self, plan: Arc<KeyPlan>) {
+        // A kept plan is shared, and asking is cheaper than trying to have it alone.
         if self.spare.len() < SPARE_PLANS
+            && Arc::strong_count(&plan) == 1
             && let Ok(plan) = Arc::try_unwrap(plan)
         {
             self.spare.push(plan);

@@ -44,6 +44,8 @@ pub(super) struct ShmLane {
     places: HashMap<PartitionId, usize>,
     versions: Vec<u64>,
     changes: u64,
+    /// Bytes written when the peer was last told.
+    told: u64,
     /// What was done since the last look at the peer's doorbell.
     arrivals_unrung: bool,
     credit_unrung: bool,
@@ -69,6 +71,7 @@ impl ShmLane {
             places: HashMap::new(),
             versions: Vec::new(),
             changes: 0,
+            told: 0,
             arrivals_unrung: false,
             credit_unrung: false,
             grants: Grants::default(),
@@ -270,10 +273,13 @@ impl ShmLane {
         if notify {
             self.own_sender().publish(self.allowance.written());
             self.arrivals_unrung = true;
+            let written = self.allowance.written().bytes;
+            if written - self.told <= SMALL_RECORD {
+                self.end.outbox.hand_over(self.offset(self.told), (written - self.told) as usize);
+            }
+            self.told = written;
             // The next record's lines, last touched a ring ago.
-            self.end
-                .outbox
-                .expect_copy_in(self.offset(self.allowance.written().bytes), SMALL_RECORD as usize);
+            self.end.outbox.expect_copy_in(self.offset(written), SMALL_RECORD as usize);
         }
         Ok(())
     }
