@@ -144,6 +144,7 @@ impl Port {
         })
     }
 
+    #[inline]
     fn slot(&self, id: LaneId) -> Option<&Slot> {
         self.slots
             .get(id.index as usize)
@@ -197,8 +198,9 @@ impl Port {
     }
 
     /// The peeked record's length in payload and in all.
-    fn peeked(&self, id: LaneId) -> (usize, usize) {
-        let peeked = self.slot(id).and_then(|slot| slot.peeked.as_ref());
+    #[inline]
+    fn peeked(slot: Option<&Slot>) -> (usize, usize) {
+        let peeked = slot.and_then(|slot| slot.peeked.as_ref());
         assert!(peeked.is_some(), "a record is peeked before it is read or consumed");
         peeked.map_or((0, 0), |header| (header.length as usize, header.record_bytes()))
     }
@@ -297,13 +299,14 @@ impl Fabric for Port {
 
     #[inline]
     fn copy_payload(&self, lane: LaneId, offset: usize, out: &mut [u8]) {
-        let (length, _) = self.peeked(lane);
+        let slot = self.slot(lane);
+        let (length, _) = Self::peeked(slot);
         assert!(
             offset.checked_add(out.len()).is_some_and(|end| end <= length),
             "{} bytes at {offset} leave a payload of {length}",
             out.len()
         );
-        match self.lane(lane) {
+        match slot.and_then(|slot| slot.lane.as_ref()) {
             Some(Lane::Shm(lane, _)) => lane.copy_payload(offset, out),
             Some(Lane::Tcp(lane)) => out.copy_from_slice(lane.payload(offset, out.len())),
             None => {}
@@ -312,8 +315,9 @@ impl Fabric for Port {
 
     #[inline]
     fn borrow_payload(&self, lane: LaneId) -> Option<&[u8]> {
-        let (length, _) = self.peeked(lane);
-        match self.lane(lane)? {
+        let slot = self.slot(lane);
+        let (length, _) = Self::peeked(slot);
+        match slot?.lane.as_ref()? {
             Lane::Shm(..) => None,
             Lane::Tcp(lane) => Some(lane.payload(0, length)),
         }
@@ -321,7 +325,7 @@ impl Fabric for Port {
 
     #[inline]
     fn consume(&mut self, lane: LaneId) {
-        let (_, bytes) = self.peeked(lane);
+        let (_, bytes) = Self::peeked(self.slot(lane));
         let slot = &mut self.slots[lane.index as usize];
         slot.peeked = None;
         let due = match &mut slot.lane {
