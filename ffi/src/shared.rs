@@ -394,6 +394,21 @@ mod tests {
     }
 
     #[test]
+    fn hints_about_lines_change_no_byte_and_end_with_the_mapping() {
+        let memory = SharedMemory::create(PAGE_BYTES).unwrap();
+        let ring = memory.ring(0, PAGE_BYTES).unwrap();
+        ring.copy_in(PAGE_BYTES - 3, b"edges");
+        for (offset, bytes) in [(0, 0), (PAGE_BYTES - 3, 5), (2 * PAGE_BYTES - 1, 4096), (usize::MAX, 1)] {
+            ring.expect_copy_in(offset, bytes);
+            ring.expect_copy_out(offset, bytes);
+            ring.hand_over(offset, bytes);
+        }
+        let mut edges = [0; 5];
+        ring.copy_out(PAGE_BYTES - 3, &mut edges);
+        assert_eq!(&edges, b"edges");
+    }
+
+    #[test]
     #[should_panic(expected = "leaves a mapping")]
     fn an_access_beyond_the_mapping_is_stopped() {
         let memory = SharedMemory::create(PAGE_BYTES).unwrap();

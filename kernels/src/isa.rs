@@ -211,6 +211,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_remembered_of_the_cpu_is_what_it_says() {
+        for isa in Isa::ALL {
+            assert_eq!(isa.is_supported(), isa.is_detected(), "{isa}");
+        }
+    }
+
+    #[test]
     fn every_name_is_read_back() {
         for isa in Isa::ALL {
             match Isa::parse(isa.name()) {

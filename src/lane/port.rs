@@ -2,7 +2,7 @@
 //!
 //! What is due at the end of a turn (doorbells, sends) is kept as a list of lanes, so that a turn costs what it
 //! did, not what is open. Polling looks at each lane: one cache line for shared memory; for TCP a receive, paced,
-//! because a tight loop of system calls halves what the socket's other end can do.
+//! because a tight loop of system calls halves what the socket's other end can do. Many TCP lanes are asked of the driver together.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,12 @@
 //! Driver over io_uring: receives and sends are posted, and one system call a turn submits all and waits.
 //!
+//! With few sockets the owner works directly: while it polls, receives and sends are plain calls, and only what a full socket
+//! does not take, and receives of a thread that is about to sleep, are posted. A posted receive is tried, armed, woken as task
+//! work and tried again, which cost a polled round trip a third (decision 0006).
+//!
 //! Each socket has at most one receive and one send in flight; both borrow ring space from their lane as a loan,
-//! which comes back with the outcome. What a turn asks for is queued, and submitted once, at its end. Polling
-//! looks at the completion queue and a flag in shared memory, so that an idle lane costs no system call. Absent on purpose: multishot
+//! which comes back with the outcome. What a turn asks for is queued, and submitted once, at its end. With many
+//! sockets polling looks at the completion queue and a flag in shared memory, so that idle lanes cost no system call. Absent on purpose: multishot
 //! receives (their buffers are the kernel's choice, and bytes must land in the lane's ring: a second copy), zero-copy sends
 //! and registered buffers (decision 0006 has the figures).
 
