@@ -13,7 +13,7 @@ use std::time::Duration;
 use gradwire_ffi::MachineError;
 use gradwire_ffi::event::Ready;
 use gradwire_ffi::private_ring::{Loan, PrivateRing};
-use gradwire_ffi::socket::{Moved, send_gather};
+use gradwire_ffi::socket::{Moved, receive, send_gather};
 use gradwire_ffi::uring::{Completed, OpId, Uring};
 
 use super::driver::{Driver, Flow, Outgoing, Sending, Source};
@@ -46,11 +46,20 @@ pub(super) struct UringDriver {
     completed: Vec<Completed>,
     /// Reports found while something else was waited for.
     early: Vec<Ready>,
+    /// See [`Driver::set_direct`].
+    direct: bool,
 }
 
 impl UringDriver {
     pub(super) fn over(uring: Uring) -> Self {
-        Self { uring, flows: Vec::new(), free: Vec::new(), completed: Vec::new(), early: Vec::new() }
+        Self {
+            uring,
+            flows: Vec::new(),
+            free: Vec::new(),
+            completed: Vec::new(),
+            early: Vec::new(),
+            direct: false,
+        }
     }
 
     /// Operations in flight, watches included.
@@ -175,7 +184,7 @@ impl Driver for UringDriver {
     }
 
     #[inline]
-    fn receive(&mut self, flow: Flow, ring: &mut PrivateRing, _: u64, _: usize) -> Option<Moved> {
+    fn receive(&mut self, flow: Flow, ring: &mut PrivateRing, at: u64, room: usize) -> Option<Moved> {
         let state = &mut self.flows[flow.0 as usize];
         match std::mem::take(&mut state.incoming) {
             Way::Done(loan, moved) => {
@@ -184,9 +193,13 @@ impl Driver for UringDriver {
                 }
                 Some(moved)
             }
-            other => {
-                state.incoming = other;
+            posted @ Way::Posted(..) => {
+                state.incoming = posted;
                 None
+            }
+            Way::Idle => {
+                let socket = state.source.as_ref();
+                Some(socket.map_or(Moved::End, |socket| receive(socket.as_fd(), ring.slice_mut(at, room))))
             }
         }
     }
@@ -208,6 +221,17 @@ impl Driver for UringDriver {
             }
             other => other,
         };
+        if let (true, Way::Idle, Some(source)) = (self.direct && bytes > 0, &way, &state.source) {
+            let (first, second) = ring.slice(from, bytes).split_at(before);
+            let parts = [IoSlice::new(first), IoSlice::new(inserted), IoSlice::new(second)];
+            let parts =
+                if inserted.is_empty() { &[IoSlice::new(ring.slice(from, bytes))][..] } else { &parts };
+            let moved = send_gather(source.as_fd(), parts);
+            // A full socket: the kernel is to go on by itself, and to tell.
+            if moved != Moved::WouldBlock {
+                return Sending::Done(moved);
+            }
+        }
         match (way, &state.source) {
             (Way::Posted(id, bytes), _) => {
                 state.outgoing = Way::Posted(id, bytes);
@@ -243,6 +267,10 @@ impl Driver for UringDriver {
 
     fn receives_by_itself(&self) -> bool {
         true
+    }
+
+    fn set_direct(&mut self, direct: bool) {
+        self.direct = direct;
     }
 
     #[inline]

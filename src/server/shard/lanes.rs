@@ -45,6 +45,11 @@ impl Seat {
         self.ready && !self.cut && !self.owes()
     }
 
+    /// Whether nothing is to be read from it, told to it, or done about it.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.ready && !self.owes() && self.stuck_since.is_none() && !self.down && !self.cut
+    }
+
     /// Whether answers wait for credit.
     pub(super) fn owes(&self) -> bool {
         !self.backlog.is_empty() || !self.answers.is_empty()

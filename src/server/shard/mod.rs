@@ -144,6 +144,10 @@ pub(crate) struct Shard<F: Fabric> {
     piece: Piece,
     events: Vec<Event>,
     counts: Counts,
+    /// Since the mailbox was last tried.
+    slept: bool,
+    /// After the last turn nothing was left to be done, looked at or timed but what the mailbox or the fabric bring.
+    quiet: bool,
 }
 
 const NOT_HERE: u32 = u32::MAX;
@@ -175,6 +179,8 @@ impl<F: Fabric> Shard<F> {
             piece: Piece::default(),
             events: Vec::new(),
             counts: Counts::default(),
+            slept: true,
+            quiet: false,
         };
         shard.hold(config.partition_count, &config.partitions)?;
         Ok(shard)
@@ -234,24 +240,32 @@ impl<F: Fabric> Shard<F> {
             gradwire_kernels::assert_float_control();
         }
         let (commanded, stop) = self.control();
+        let arrived = self.poll_fabric();
+        if self.quiet && !commanded && !arrived {
+            return Progress { busy: false, timer: None, stop };
+        }
         let answered = self.serve_answers(now);
         // A push is applied as it is received: it must have been before it is an entry (C1).
-        let received = self.receive(now);
+        let received = self.receive(now) || arrived;
         self.forward();
         let told = self.reply(now);
         self.fabric.flush();
         let expired = self.timers(now);
         self.drop_cut_lanes();
-        Progress {
-            busy: commanded || answered || received || told || expired,
-            timer: self.next_timer(now),
-            stop,
-        }
+        let busy = commanded || answered || received || told || expired;
+        self.quiet = !busy && self.is_quiet();
+        Progress { busy, timer: self.next_timer(now), stop }
+    }
+
+    /// Whether the steps of a turn would find nothing, unless the mailbox or the fabric bring it.
+    fn is_quiet(&self) -> bool {
+        self.touched.is_empty() && self.parked.is_empty() && self.lanes.iter().all(Seat::is_quiet)
     }
 
     /// Sleeps until something may have happened, or `timeout` is over.
     pub(crate) fn wait(&mut self, timeout: Duration) {
         self.counts.idle_waits += 1;
+        self.slept = true;
         self.fabric.wait(timeout);
     }
 

@@ -150,8 +150,12 @@ impl Rows {
         }
     }
 
-    /// Whether the list of a checked request is kept here: its rows are then read all at once.
+    /// Whether the list of a checked request is kept here: its rows are then read all at once. Reading finds out whether one
+    /// that comes by name alone still is.
     pub(super) fn keeps(&self, request: &Header, naming: Naming<'_>) -> bool {
+        if matches!(naming, Naming::Named { .. }) {
+            return true;
+        }
         naming.digest().is_some_and(|digest| {
             let (table, partition, session) = (request.table, request.partition, request.session);
             self.store.cached_keys(table, partition, session, Digest(digest)).is_some()
