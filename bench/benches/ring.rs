@@ -187,7 +187,13 @@ fn lane(carrier: Carrier, waiting: Waiting) -> (Link, JoinHandle<()>) {
                 let incoming = listener.accept(PATIENCE).expect("a listening socket").expect("a connection");
                 incoming.welcome(1, config, deadline).expect("a hello").0
             });
-            let hello = tcp::Hello { cluster: 1, shard: ShardId(0), ring_bytes: config.ring_bytes, flags: 0 };
+            let hello = tcp::Hello {
+                cluster: 1,
+                shard: ShardId(0),
+                ring_bytes: config.ring_bytes,
+                flags: 0,
+                link: None,
+            };
             let near = tcp::connect(&address, &hello, deadline).expect("a lane");
             (near, accepting.join().expect("the accepting thread"))
         }

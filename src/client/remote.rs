@@ -5,7 +5,7 @@
 //! coordinator at all.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -76,6 +76,8 @@ struct Shared {
     client: u64,
     state: Mutex<State>,
     changed: Condvar,
+    /// Of the map in `state`.
+    map_version: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -97,6 +99,7 @@ impl Remote {
             client: random(),
             state: Mutex::default(),
             changed: Condvar::new(),
+            map_version: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
         let mut pause = MIN_PAUSE;
@@ -257,7 +260,13 @@ fn choose(
         }
         Some(door) => {
             // That the other end is reachable and hands over memory is known when it has been done.
-            let hello = Hello { cluster, shard: server.first_shard, ring_bytes: MIN_RING_BYTES, flags: 0 };
+            let hello = Hello {
+                cluster,
+                shard: server.first_shard,
+                ring_bytes: MIN_RING_BYTES,
+                flags: 0,
+                link: None,
+            };
             shm::connect(door, &hello, Instant::now() + LANE).map(drop).map_err(|error| {
                 format!("shared memory with the server at {} failed: {error}", server.address)
             })
@@ -289,6 +298,11 @@ impl Jobs for Remote {
 }
 
 impl ControlPlane for Remote {
+    fn map_version(&self) -> u64 {
+        // Relaxed: a hint; the lock orders the map itself.
+        self.shared.map_version.load(Ordering::Relaxed)
+    }
+
     fn map(&self) -> Arc<Map> {
         let state = self.shared.lock();
         let map = state.map.as_ref().map(|(map, _)| Arc::clone(map));
@@ -345,7 +359,7 @@ impl ControlPlane for Remote {
                 kind
             }
         };
-        let hello = Hello { cluster, shard, ring_bytes: self.ring_bytes(), flags: 0 };
+        let hello = Hello { cluster, shard, ring_bytes: self.ring_bytes(), flags: 0, link: None };
         let deadline = Instant::now() + LANE.min(self.shared.config.deadline);
         Ok(match (kind, &server.door) {
             (FabricKind::Shm, Some(door)) => shm::connect(door, &hello, deadline)?,
@@ -535,11 +549,15 @@ impl Shared {
                     }
                 }
                 FromCoordinator::Map { map, servers } => {
+                    let version = map.version;
                     self.lock().map = Some((Arc::new(map), servers));
+                    self.map_version.store(version, Ordering::Relaxed);
                     self.changed.notify_all();
                 }
                 FromCoordinator::Refused { reason } => return ConnectionError::Refused { reason },
-                FromCoordinator::Welcome(_) | FromCoordinator::Ask { .. } => {
+                FromCoordinator::Welcome(_)
+                | FromCoordinator::Ask { .. }
+                | FromCoordinator::Renewed { .. } => {
                     return ConnectionError::Stranger { reason: "it speaks out of turn".to_owned() };
                 }
             }

@@ -15,6 +15,31 @@ pub struct PartitionChain {
     pub epoch: Epoch,
     /// Head first, tail last; never empty.
     pub members: Vec<ShardId>,
+    /// Gets state, rows and batches from the tail, and is no member yet.
+    #[serde(default)]
+    pub joiner: Option<ShardId>,
+    /// The tail has joined under this epoch and has not reported yet that it has all that its predecessor had: it is no
+    /// survivor (C7).
+    #[serde(default)]
+    pub unsynced: bool,
+}
+
+impl PartitionChain {
+    /// A chain whose members all have everything.
+    #[must_use]
+    pub fn of(epoch: Epoch, members: Vec<ShardId>) -> Self {
+        Self { epoch, members, joiner: None, unsynced: false }
+    }
+}
+
+/// One partition of a server thread.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Role {
+    /// Which.
+    pub partition: PartitionId,
+    /// Its chain.
+    pub chain: PartitionChain,
 }
 
 /// One pinned server thread.
@@ -85,7 +110,7 @@ impl Map {
                 extras -= 1;
             }
             load[at] += 1;
-            chains.push(PartitionChain { epoch: Epoch(1), members: vec![shards[at].shard] });
+            chains.push(PartitionChain::of(Epoch(1), vec![shards[at].shard]));
         }
         Ok(Self { version: 1, cluster_id, partitions: chains, shards })
     }
@@ -100,6 +125,14 @@ impl Map {
     #[must_use]
     pub fn head_of(&self, partition: PartitionId) -> Option<ShardId> {
         self.partitions.get(partition.0 as usize)?.members.first().copied()
+    }
+
+    /// What a shard has to do with partitions, as a member of their chains or as a joiner; rising.
+    #[must_use]
+    pub fn roles_of(&self, shard: ShardId) -> Vec<Role> {
+        let chains = (0..).map(PartitionId).zip(&self.partitions);
+        let own = chains.filter(|(_, chain)| chain.members.contains(&shard) || chain.joiner == Some(shard));
+        own.map(|(partition, chain)| Role { partition, chain: chain.clone() }).collect()
     }
 
     /// The partitions a shard has a replica of, rising.

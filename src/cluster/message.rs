@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::job::{JobAnswer, JobRequest};
-use super::{Map, Status, WorkerClock, decode_schema, encode_schema};
+use super::{Map, Role, Status, WorkerClock, decode_schema, encode_schema};
 use super::{PartitionStatus, ShardStatus};
 use crate::store::TableSchema;
 use crate::wire::ids::{Clock, Epoch, PartitionId, ServerId, SessionId, ShardId, TableId};
@@ -103,8 +103,33 @@ pub enum ToCoordinator {
     Server(ServerHello),
     /// First, of a client.
     Client(ClientHello),
-    /// It lives.
+    /// A client lives.
     Heartbeat,
+    /// A server lives, and wants its lease renewed.
+    Renew {
+        /// When it sent this, by its own clock.
+        sent_us: u64,
+    },
+    /// A joiner has every row, or a new tail everything that its predecessor had ordered when that took up the epoch (C7).
+    Synced {
+        /// Which partition.
+        partition: PartitionId,
+        /// Under which epoch.
+        epoch: Epoch,
+        /// The thread.
+        shard: ShardId,
+    },
+    /// A replica can't go on, and leaves its chain (C0).
+    Leave {
+        /// Which partition.
+        partition: PartitionId,
+        /// Under which epoch.
+        epoch: Epoch,
+        /// The thread.
+        shard: ShardId,
+        /// Why, in one line.
+        reason: String,
+    },
     /// A client wants something.
     Request {
         /// Repeated by the answer.
@@ -257,6 +282,9 @@ pub struct Welcome {
     pub timing: Timing,
     /// Of a server: who it is, and the number of its first thread.
     pub server: Option<(ServerId, ShardId)>,
+    /// Of a server: what it names when it opens a lane to another; 0 for clients.
+    #[serde(default)]
+    pub link_key: u64,
 }
 
 /// One server, to clients.
@@ -306,6 +334,11 @@ pub enum FromCoordinator {
         /// What came of it.
         result: Result<Reply, Failure>,
     },
+    /// A server's lease lasts from when it sent what is repeated here.
+    Renewed {
+        /// As in the renewal.
+        sent_us: u64,
+    },
     /// To a server.
     Ask {
         /// Repeated by the answer.
@@ -321,20 +354,27 @@ pub enum FromCoordinator {
 pub struct Holding {
     /// The thread.
     pub shard: ShardId,
-    /// Its partitions and the versions of their chains.
-    pub partitions: Vec<(PartitionId, Epoch)>,
+    /// Its partitions, as a member of their chains or as a joiner; rising.
+    pub partitions: Vec<Role>,
 }
 
 /// What a server may be asked. In the order of their coming.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Ask {
-    /// Hold these partitions and no others. One that is held under the same epoch is kept as it is.
+    /// Hold these partitions and no others. One that is held under the same epoch is kept as it is; one that is held under
+    /// an older one keeps its rows and takes its new place.
     Hold {
         /// Partitions of the cluster.
         partition_count: u32,
         /// By thread.
         holdings: Vec<Holding>,
+        /// The servers that the threads have links to.
+        peers: Vec<ServerEntry>,
+        /// Tables there are, those in the making too: a head makes what is missing and drops the others.
+        tables: Vec<(TableId, SchemaText)>,
+        /// Sessions there are, those that begin too: a head begins what is missing and ends the others (C3).
+        sessions: Vec<SessionId>,
     },
     /// Make a table's part here.
     CreateTable {

@@ -25,7 +25,7 @@ pub mod store_file;
 
 pub use barrier::{Arrival, BarrierError, Barriers};
 pub use catalog::{Catalog, CatalogError, CatalogRecord, Opening};
-pub use map::{Map, MapError, PartitionChain, ShardInfo};
+pub use map::{Map, MapError, PartitionChain, Role, ShardInfo};
 pub use schema_bytes::{SchemaBytesError, decode_schema, encode_schema};
 pub use status::{
     ChainStatus, PartitionStatus, ServerState, ServerStatus, ShardStatus, Status, TableStatus, WorkerClock,

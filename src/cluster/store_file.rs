@@ -181,11 +181,11 @@ mod tests {
         let store = FileStore::open(directory.path()).unwrap();
         assert!(store.load().unwrap().is_none());
         for partitions in [3, 5] {
-            store.save(&Record::new(7, partitions, 1)).unwrap();
+            store.save(&Record::new(7, 9, partitions, 1)).unwrap();
         }
         drop(store);
         let store = FileStore::open(directory.path()).unwrap();
-        assert_eq!(store.load().unwrap(), Some(Record::new(7, 5, 1)));
+        assert_eq!(store.load().unwrap(), Some(Record::new(7, 9, 5, 1)));
     }
 
     #[test]
@@ -201,19 +201,19 @@ mod tests {
     fn a_crash_while_it_saves_leaves_the_old_record() {
         let directory = tempfile::tempdir().unwrap();
         let store = FileStore::open(directory.path()).unwrap();
-        store.save(&Record::new(7, 3, 1)).unwrap();
-        let half = written(&Record::new(7, 4, 1)).unwrap();
+        store.save(&Record::new(7, 9, 3, 1)).unwrap();
+        let half = written(&Record::new(7, 9, 4, 1)).unwrap();
         fs::write(directory.path().join("state.new"), &half[..half.len() / 2]).unwrap();
-        assert_eq!(store.load().unwrap(), Some(Record::new(7, 3, 1)));
-        store.save(&Record::new(7, 5, 1)).unwrap();
-        assert_eq!(store.load().unwrap(), Some(Record::new(7, 5, 1)));
+        assert_eq!(store.load().unwrap(), Some(Record::new(7, 9, 3, 1)));
+        store.save(&Record::new(7, 9, 5, 1)).unwrap();
+        assert_eq!(store.load().unwrap(), Some(Record::new(7, 9, 5, 1)));
     }
 
     #[test]
     fn a_record_of_another_form_or_that_contradicts_itself_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let store = FileStore::open(directory.path()).unwrap();
-        store.save(&Record::new(7, 0, 1)).unwrap();
+        store.save(&Record::new(7, 9, 0, 1)).unwrap();
         let error = store.load().unwrap_err();
         assert!(matches!(error, StoreError::Record { .. }) && error.to_string().contains("state"), "{error}");
     }
@@ -221,7 +221,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_torn_or_changed_file_is_named_and_refused(cut in any::<usize>(), at in any::<usize>(), bit in 0u8..8) {
-            let whole = written(&Record::new(7, 3, 1)).unwrap();
+            let whole = written(&Record::new(7, 9, 3, 1)).unwrap();
             prop_assert!(read(&whole).is_ok());
             prop_assert!(read(&whole[..cut % whole.len()]).is_err());
             let mut changed = whole.clone();

@@ -11,6 +11,9 @@ use crate::wire::ids::{Clock, SessionId, ShardId, TableId};
 
 /// The coordinator as a client sees it: in this process, or at the end of a connection.
 pub trait ControlPlane: Send + Sync {
+    /// Version of the newest map known here: cheap enough to ask in every turn of a loop.
+    fn map_version(&self) -> u64;
+
     /// The newest map known here.
     fn map(&self) -> Arc<Map>;
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use gradwire_ffi::socket::wait_readable;
 
 use super::shm::{PEER, accept, offer};
-use super::tcp::{Hello, RejectReason};
+use super::tcp::{Hello, LinkHello, RejectReason};
 use super::{LaneConfig, LaneEnd, SetupError};
 use crate::wire::ids::ShardId;
 
@@ -19,8 +19,8 @@ use crate::wire::ids::ShardId;
 const KNOCK_MAGIC: u64 = u64::from_le_bytes(*b"GRWKNCK1");
 /// Opens a refusal, in the place of an offer.
 pub(super) const REJECT_MAGIC: u64 = u64::from_le_bytes(*b"GRWREJC1");
-/// Magic, cluster, shard, ring bytes.
-const KNOCK_BYTES: usize = 32;
+/// Magic, cluster, shard, ring bytes, and the two words of a link.
+const KNOCK_BYTES: usize = 48;
 
 pub(super) fn reject_reason(number: u64) -> RejectReason {
     RejectReason::from_wire(number)
@@ -105,6 +105,11 @@ impl Visitor {
     pub fn hello(self, deadline: Instant) -> Result<Known, SetupError> {
         let mut words = [0; KNOCK_BYTES];
         let mut filled = 0;
+        let word = |words: &[u8; KNOCK_BYTES], at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&words[at..at + 8]);
+            u64::from_le_bytes(word)
+        };
         while filled < KNOCK_BYTES {
             self.socket.set_read_timeout(Some(patience(deadline)?)).map_err(io)?;
             match (&self.socket).read(&mut words[filled..]) {
@@ -113,21 +118,18 @@ impl Visitor {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(io(error)),
             }
+            if filled >= 8 && word(&words, 0) != KNOCK_MAGIC {
+                let found = "bytes that ask for no lane".to_owned();
+                return Err(SetupError::Unexpected { peer: PEER.to_owned(), found });
+            }
         }
-        let word = |at: usize| {
-            let mut word = [0; 8];
-            word.copy_from_slice(&words[at..at + 8]);
-            u64::from_le_bytes(word)
-        };
-        if word(0) != KNOCK_MAGIC {
-            let found = "bytes that ask for no lane".to_owned();
-            return Err(SetupError::Unexpected { peer: PEER.to_owned(), found });
-        }
+        let word = |at: usize| word(&words, at);
         let hello = Hello {
             cluster: word(8),
             shard: ShardId(u32::try_from(word(16)).unwrap_or(u32::MAX)),
             ring_bytes: usize::try_from(word(24)).unwrap_or(usize::MAX),
             flags: 0,
+            link: LinkHello::from_words([word(32), word(40)]),
         };
         Ok(Known { socket: self.socket, hello })
     }
@@ -182,7 +184,8 @@ pub fn connect(name: &str, hello: &Hello, deadline: Instant) -> Result<LaneEnd, 
     let address = SocketAddr::from_abstract_name(name).map_err(failed)?;
     let socket = UnixStream::connect_addr(&address).map_err(failed)?;
     let mut knock = Vec::with_capacity(KNOCK_BYTES);
-    for word in [KNOCK_MAGIC, hello.cluster, u64::from(hello.shard.0), hello.ring_bytes as u64] {
+    let [key, from] = LinkHello::to_words(hello.link);
+    for word in [KNOCK_MAGIC, hello.cluster, u64::from(hello.shard.0), hello.ring_bytes as u64, key, from] {
         knock.extend_from_slice(&word.to_le_bytes());
     }
     (&socket).write_all(&knock).map_err(io)?;
@@ -200,7 +203,7 @@ mod tests {
     }
 
     fn hello(ring_bytes: usize) -> Hello {
-        Hello { cluster: 7, shard: ShardId(3), ring_bytes, flags: 0 }
+        Hello { cluster: 7, shard: ShardId(3), ring_bytes, flags: 0, link: None }
     }
 
     fn visitor(door: &Door) -> Visitor {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use gradwire_ffi::socket::{bound_silence, tune_tcp, wait_readable};
 
 use super::tcp_hello::Greeting;
-pub use super::tcp_hello::{Hello, RejectReason};
+pub use super::tcp_hello::{Hello, LinkHello, RejectReason};
 use super::{End, LaneConfig, LaneEnd, SetupError};
 
 /// How long a peer may stay silent while it owes the kernel an answer; processes that die are noticed at once, hosts

@@ -23,6 +23,29 @@ pub struct Hello {
     pub ring_bytes: usize,
     /// Optional abilities; unknown ones are ignored.
     pub flags: u64,
+    /// Of a server of the cluster: the lane is a link of chains.
+    pub link: Option<LinkHello>,
+}
+
+/// What a server says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkHello {
+    /// What the coordinator told servers, and nobody else; never 0.
+    pub key: u64,
+    /// The shard at this end.
+    pub from: ShardId,
+}
+
+impl LinkHello {
+    /// As two words; zeros stand for none.
+    pub(super) fn to_words(link: Option<Self>) -> [u64; 2] {
+        link.map_or([0, 0], |link| [link.key, u64::from(link.from.0)])
+    }
+
+    pub(super) fn from_words([key, from]: [u64; 2]) -> Option<Self> {
+        let from = ShardId(u32::try_from(from).ok()?);
+        (key != 0).then_some(Self { key, from })
+    }
 }
 
 /// Why a lane was refused. The number travels.
@@ -70,6 +93,7 @@ struct RawHello {
     ring_bytes: U64,
     flags: U64,
     reason: U64,
+    link: [U64; 2],
 }
 
 const HELLO_BYTES: usize = size_of::<RawHello>();
@@ -157,6 +181,7 @@ impl Greeting<'_> {
             ring_bytes: (hello.ring_bytes as u64).into(),
             flags: hello.flags.into(),
             reason: 0.into(),
+            link: LinkHello::to_words(hello.link).map(U64::new),
         };
         self.send(&encode(Kind::Hello, hello.shard, &body))?;
         let (header, body) = self.receive()?;
@@ -191,6 +216,7 @@ impl Greeting<'_> {
             shard: header.shard,
             ring_bytes: usize::try_from(body.ring_bytes.get()).unwrap_or(usize::MAX),
             flags: body.flags.get(),
+            link: LinkHello::from_words(body.link.map(U64::get)),
         })
     }
 
@@ -200,13 +226,15 @@ impl Greeting<'_> {
             ring_bytes: (own_ring_bytes as u64).into(),
             flags: 0.into(),
             reason: 0.into(),
+            link: [U64::ZERO; 2],
         };
         self.send(&encode(Kind::Welcome, hello.shard, &body))
     }
 
     pub(super) fn reject(&self, reason: RejectReason) -> Result<(), SetupError> {
         let zero = U64::new(0);
-        let body = RawHello { cluster: zero, ring_bytes: zero, flags: zero, reason: (reason as u64).into() };
+        let reason = U64::new(reason as u64);
+        let body = RawHello { cluster: zero, ring_bytes: zero, flags: zero, reason, link: [zero; 2] };
         self.send(&encode(Kind::Reject, ShardId(0), &body))
     }
 }

@@ -125,7 +125,8 @@ impl Acceptor {
     /// No lane in time, or the listener is gone.
     pub(super) fn connect(&self, shard: ShardId) -> Result<LaneEnd, ControlError> {
         let Served { cluster_id, config, deadline, .. } = &self.shared.served;
-        let hello = Hello { cluster: *cluster_id, shard, ring_bytes: config.ring_bytes, flags: 0 };
+        let hello =
+            Hello { cluster: *cluster_id, shard, ring_bytes: config.ring_bytes, flags: 0, link: None };
         let address = self.address.ok_or(ControlError::NoShard { shard })?;
         Ok(tcp::connect(&address.to_string(), &hello, Instant::now() + *deadline)?)
     }

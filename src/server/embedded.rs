@@ -87,13 +87,8 @@ impl Embedded {
         let cluster_id = random();
         let places = (0..config.shards).map(|shard| ShardInfo { shard: ShardId(shard), address: None });
         let mut map = Map::place(cluster_id, config.partitions, places.collect())?;
-        let holdings = (0..config.shards).map(ShardId).map(|shard| Holding {
-            shard,
-            partitions: map
-                .partitions_of(shard)
-                .map(|partition| (partition, map.partitions[partition.0 as usize].epoch))
-                .collect(),
-        });
+        let holdings =
+            (0..config.shards).map(ShardId).map(|shard| Holding { shard, partitions: map.roles_of(shard) });
         let group = Group::start(&config.group(), config.partitions, holdings.collect())?;
         let acceptor = match config.fabric {
             FabricKind::Shm => None,
@@ -142,6 +137,10 @@ impl Embedded {
 }
 
 impl ControlPlane for Embedded {
+    fn map_version(&self) -> u64 {
+        self.map.version
+    }
+
     fn map(&self) -> Arc<Map> {
         Arc::clone(&self.map)
     }

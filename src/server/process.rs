@@ -90,6 +90,8 @@ struct Shared {
     sessions: Mutex<BTreeSet<SessionId>>,
     /// Tables that every thread has.
     made: Mutex<BTreeSet<TableId>>,
+    /// What its own times are counted from.
+    started: Instant,
     stop: AtomicBool,
 }
 
@@ -137,6 +139,7 @@ impl ServerProcess {
             tables: Mutex::default(),
             sessions: Mutex::default(),
             made: Mutex::default(),
+            started: Instant::now(),
             stop: AtomicBool::new(false),
         };
         Ok(Self { shared: Arc::new(shared), listener, door })
@@ -309,7 +312,7 @@ impl Shared {
         let mut inbox = Inbox::default();
         let received = connection.receive(&mut inbox, WELCOME)?.ok_or(ConnectionError::Deadline)?;
         match received.message {
-            FromCoordinator::Welcome(Welcome { timing, server: Some(server) }) => {
+            FromCoordinator::Welcome(Welcome { timing, server: Some(server), .. }) => {
                 allegiance.admit(received.cluster, received.term)?;
                 let known = *lock(&self.identity).get_or_insert(server);
                 if known != server {
@@ -354,8 +357,8 @@ impl Shared {
             let now = Instant::now();
             if now >= beat {
                 beat = now + found.heartbeat;
-                let sent =
-                    found.connection.send(allegiance.cluster, allegiance.term, &ToCoordinator::Heartbeat);
+                let renew = ToCoordinator::Renew { sent_us: self.started.elapsed().as_micros() as u64 };
+                let sent = found.connection.send(allegiance.cluster, allegiance.term, &renew);
                 if let Err(error) = sent {
                     return error;
                 }
@@ -416,7 +419,7 @@ impl Shared {
             return Err(ControlError::Remote { message: "the server ends; start another".to_owned() });
         };
         match ask {
-            Ask::Hold { partition_count, holdings } => {
+            Ask::Hold { partition_count, holdings, .. } => {
                 group.hold(partition_count, holdings)?;
                 Ok(Done::Done)
             }

@@ -370,6 +370,78 @@ body! {
     }
 }
 
+/// [`LinkBody::role`]: the receiver is the next member of the chain.
+pub const LINK_SUCCESSOR: u16 = 0;
+/// [`LinkBody::role`]: the receiver joins: it gets state and rows first, and nobody waits for what it applies.
+pub const LINK_JOINER: u16 = 1;
+/// [`LinkedBody::want`]: batches after `applied`.
+pub const WANT_BATCHES: u16 = 0;
+/// [`LinkedBody::want`]: state and rows; the sender has nothing of the partition.
+pub const WANT_EVERYTHING: u16 = 1;
+
+body! {
+    /// Opens a partition's link.
+    LinkBody, Link, 16 {
+        /// The last batch that the predecessor had ordered or applied when it confirmed the epoch (C7).
+        ordered: U64,
+        /// [`LINK_SUCCESSOR`] or [`LINK_JOINER`].
+        role: U16,
+        /// Zero.
+        reserved: [u8; 6],
+    }
+}
+
+body! {
+    /// Answers a link.
+    LinkedBody, Linked, 16 {
+        /// The last batch applied here.
+        applied: U64,
+        /// [`WANT_BATCHES`] or [`WANT_EVERYTHING`].
+        want: U16,
+        /// Zero.
+        reserved: [u8; 6],
+    }
+}
+
+body! {
+    /// Opens a piece of a partition's state; then its bytes.
+    MetaBody, Meta, 16 {
+        /// The state is that after this batch.
+        lsn: U64,
+        /// Which piece, from 0.
+        piece: U32,
+        /// How many there are.
+        pieces: U32,
+    }
+}
+
+body! {
+    /// Opens rows in their stored form: then `rows` u64 keys, then `rows` times `words` 32-bit words. From here on every
+    /// key of the table that comes before `until` in the sender's order is the joiner's to keep up to date.
+    ChunkBody, Chunk, 40 {
+        /// Seeds of the sender's order of keys.
+        seed: [U64; 2],
+        /// Keys from this place on have not been sent; [`NO_CLOCK`] when all have.
+        until: U64,
+        /// Rows in the piece.
+        rows: U32,
+        /// 32-bit words a row.
+        words: U32,
+        /// Zero.
+        reserved: U64,
+    }
+}
+
+body! {
+    /// Ends a copy.
+    CopiedBody, Copied, 16 {
+        /// The state the copy reflects.
+        lsn: U64,
+        /// Rows of all tables in it.
+        rows: U64,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,6 +468,11 @@ mod tests {
             CountReplyBody::BYTES,
             ExportBody::BYTES,
             ExportReplyBody::BYTES,
+            LinkBody::BYTES,
+            LinkedBody::BYTES,
+            MetaBody::BYTES,
+            ChunkBody::BYTES,
+            CopiedBody::BYTES,
         ];
         assert!(sizes.iter().all(|bytes| bytes % 8 == 0), "{sizes:?}");
     }

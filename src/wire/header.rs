@@ -55,6 +55,18 @@ pub enum Kind {
     Export = 28,
     /// Those rows.
     ExportReply = 29,
+    /// Opens a partition's link under an epoch, predecessor to successor or to a joiner (C4).
+    Link = 40,
+    /// The answer: what the successor has applied. Said again later, it asks for everything after that anew.
+    Linked = 41,
+    /// A batch of the partition's order.
+    Batch = 42,
+    /// A piece of the replicated state that is not rows, for a joiner.
+    Meta = 43,
+    /// Rows for a joiner, in the partition's order between two batches.
+    Chunk = 44,
+    /// Every row has been sent to the joiner.
+    Copied = 45,
 }
 
 impl Kind {
@@ -77,6 +89,12 @@ impl Kind {
             27 => Self::CountReply,
             28 => Self::Export,
             29 => Self::ExportReply,
+            40 => Self::Link,
+            41 => Self::Linked,
+            42 => Self::Batch,
+            43 => Self::Meta,
+            44 => Self::Chunk,
+            45 => Self::Copied,
             _ => return None,
         })
     }

@@ -20,8 +20,9 @@ mod header;
 pub mod ids;
 
 pub use body::{
-    ClockEntry, CountBody, CountReplyBody, Encoding, ExportBody, ExportReplyBody, KeyForm, Level, NO_CLOCK,
-    OutcomeBody, PULL_STRONG, PullBody, PullReplyBody, PullStatus, PushBody, PushOp, RefusalCode,
-    RefusedEntry, RetryBody, RetryCode, key_digest, padded,
+    ChunkBody, ClockEntry, CopiedBody, CountBody, CountReplyBody, Encoding, ExportBody, ExportReplyBody,
+    KeyForm, LINK_JOINER, LINK_SUCCESSOR, Level, LinkBody, LinkedBody, MetaBody, NO_CLOCK, OutcomeBody,
+    PULL_STRONG, PullBody, PullReplyBody, PullStatus, PushBody, PushOp, RefusalCode, RefusedEntry, RetryBody,
+    RetryCode, WANT_BATCHES, WANT_EVERYTHING, key_digest, padded,
 };
 pub use header::{HEADER_BYTES, Header, Kind, MAGIC, WIRE_VERSION, WireError};

@@ -46,7 +46,7 @@ pub(crate) struct Tcp;
 pub(crate) const CLUSTER: u64 = 77;
 
 pub(crate) fn hello(ring_bytes: usize) -> tcp::Hello {
-    tcp::Hello { cluster: CLUSTER, shard: ShardId(0), ring_bytes, flags: 0 }
+    tcp::Hello { cluster: CLUSTER, shard: ShardId(0), ring_bytes, flags: 0, link: None }
 }
 
 impl Pairing for Tcp {

@@ -66,7 +66,7 @@ fn ends(fabric: FabricKind) -> Result<(LaneEnd, LaneEnd), Failure> {
     let listener = tcp::Listener::bind("127.0.0.1:0").map_err(Failure::work)?;
     let address = listener.address().to_string();
     let deadline = Instant::now() + PATIENCE;
-    let hello = tcp::Hello { cluster: 1, shard: ShardId(0), ring_bytes: RING_BYTES, flags: 0 };
+    let hello = tcp::Hello { cluster: 1, shard: ShardId(0), ring_bytes: RING_BYTES, flags: 0, link: None };
     let connecting = thread::spawn(move || tcp::connect(&address, &hello, deadline));
     let welcomed = match listener.accept(PATIENCE) {
         Ok(Some(incoming)) => incoming.welcome(1, LaneConfig { ring_bytes: RING_BYTES }, deadline),

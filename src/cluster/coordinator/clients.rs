@@ -53,7 +53,7 @@ impl Coordinator {
         let heard = self.clock;
         self.clients.insert(client, Client { process, connection: Some(connection), heard });
         self.connections.insert(connection, Peer::Client(client));
-        let welcome = Welcome { timing: self.timing, server: None };
+        let welcome = Welcome { timing: self.timing, server: None, link_key: 0 };
         self.send(connection, FromCoordinator::Welcome(welcome));
         self.publish_to(connection);
         // Sessions it does not know of were begun for a request whose answer it never got.

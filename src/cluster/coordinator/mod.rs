@@ -100,6 +100,8 @@ pub struct Coordinator {
     map: Map,
     /// The servers that the map was placed on; empty before the first placement.
     placed_on: Vec<ServerId>,
+    /// What servers name when they open lanes to each other; recorded.
+    link_key: u64,
     /// Numbers placements, for servers to confirm.
     placement: u64,
     /// The newest epoch of any chain; none is given twice.
@@ -146,6 +148,7 @@ impl Coordinator {
             map: record.map(),
             placed_on: record.placed_on,
             placement: record.placement,
+            link_key: record.link_key,
             last_epoch: record.last_epoch,
             servers: BTreeMap::new(),
             last_server: record.last_server,
@@ -238,7 +241,12 @@ impl Coordinator {
             (None, ToCoordinator::Server(hello)) => self.join_server(connection, cluster, hello),
             (None, ToCoordinator::Client(hello)) => self.join_client(connection, hello),
             (None, _) => self.refuse(connection, "the first message has to say who you are".to_owned()),
-            (Some(Peer::Server(server)), ToCoordinator::Heartbeat) => self.heard_of_server(server),
+            (Some(Peer::Server(server)), ToCoordinator::Renew { sent_us }) => {
+                self.heard_of_server(server);
+                self.send(connection, FromCoordinator::Renewed { sent_us });
+            }
+            // No chain has more than one member yet.
+            (Some(Peer::Server(_)), ToCoordinator::Synced { .. } | ToCoordinator::Leave { .. }) => {}
             (Some(Peer::Client(client)), ToCoordinator::Heartbeat) => self.heard_of_client(client),
             (Some(Peer::Server(server)), ToCoordinator::Answer { id, result }) => {
                 self.heard_of_server(server);

@@ -78,18 +78,15 @@ impl Coordinator {
             return;
         };
         known.confirmed = None;
-        let holdings: Vec<Holding> = known
-            .shard_ids()
-            .map(|shard| Holding {
-                shard,
-                partitions: self
-                    .map
-                    .partitions_of(shard)
-                    .map(|partition| (partition, self.map.partitions[partition.0 as usize].epoch))
-                    .collect(),
-            })
-            .collect();
-        let ask = Ask::Hold { partition_count: self.partitions, holdings };
+        let holdings: Vec<Holding> =
+            known.shard_ids().map(|shard| Holding { shard, partitions: self.map.roles_of(shard) }).collect();
+        let ask = Ask::Hold {
+            partition_count: self.partitions,
+            holdings,
+            peers: Vec::new(),
+            tables: Vec::new(),
+            sessions: Vec::new(),
+        };
         let kind = Kind::Hold { placement: self.placement };
         let until = self.lease_of_tidying();
         self.launch(kind, ask, None, vec![server], until);

@@ -44,6 +44,8 @@ pub struct Record {
     pub cluster: u64,
     /// Starts of its coordinator so far.
     pub term: u64,
+    /// Random; what servers name when they open lanes to each other. Not 0.
+    pub(super) link_key: u64,
     /// Partitions, fixed for the cluster's life.
     pub partitions: u32,
     /// Copies of each.
@@ -80,12 +82,13 @@ pub enum RecordError {
 }
 
 impl Record {
-    /// Of a new cluster. `cluster` is random and not 0.
+    /// Of a new cluster. `cluster` and `link_key` are random and not 0.
     #[must_use]
-    pub fn new(cluster: u64, partitions: u32, replicas: u32) -> Self {
+    pub fn new(cluster: u64, link_key: u64, partitions: u32, replicas: u32) -> Self {
         Self {
             form: FORM,
             cluster,
+            link_key,
             term: 0,
             partitions,
             replicas,
@@ -112,7 +115,8 @@ impl Record {
             return Err(RecordError::Form { found: self.form });
         }
         let wrong = |what| Err(RecordError::Contradiction { what });
-        if self.cluster == 0 || self.partitions == 0 || self.partitions > MAX_PARTITIONS {
+        if self.cluster == 0 || self.link_key == 0 || self.partitions == 0 || self.partitions > MAX_PARTITIONS
+        {
             return wrong("cluster");
         }
         let known = |shard: &ShardId| {
@@ -157,6 +161,7 @@ impl Coordinator {
             form: FORM,
             cluster: self.cluster,
             term: self.term,
+            link_key: self.link_key,
             partitions: self.partitions,
             replicas: self.replicas,
             map_version: self.map.version,

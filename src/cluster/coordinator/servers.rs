@@ -135,7 +135,8 @@ impl Coordinator {
         let life = Life::Here(connection);
         self.servers.insert(server, Server { record, life, heard: self.clock, confirmed: None });
         self.connections.insert(connection, Peer::Server(server));
-        let welcome = Welcome { timing: self.timing, server: Some((server, first_shard)) };
+        let (timing, server_told) = (self.timing, Some((server, first_shard)));
+        let welcome = Welcome { timing, server: server_told, link_key: self.link_key };
         self.send(connection, FromCoordinator::Welcome(welcome));
         self.reconcile(server, &hello.tables.into_iter().collect(), &hello.sessions.into_iter().collect());
     }

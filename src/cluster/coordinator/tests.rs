@@ -12,6 +12,8 @@ use crate::store::{Init, TableKind, TableSchema};
 use crate::wire::ids::{Clock, Epoch, PartitionId, ShardId, TableId};
 
 const CLUSTER: u64 = 0xc1;
+/// What servers name to each other.
+const LINK_KEY: u64 = 11;
 const PARTITIONS: u32 = 4;
 
 fn schema(name: &str) -> TableSchema {
@@ -58,7 +60,7 @@ struct World {
 
 impl World {
     fn new(servers: usize) -> Self {
-        let mut world = Self::of(Record::new(CLUSTER, PARTITIONS, 1));
+        let mut world = Self::of(Record::new(CLUSTER, LINK_KEY, PARTITIONS, 1));
         for _ in 0..servers {
             world.add_server();
         }
@@ -112,6 +114,7 @@ impl World {
                 Output::Send(to, FromCoordinator::Answer { id, result }) => {
                     assert!(self.answers.insert((to, id), result).is_none(), "answered twice");
                 }
+                Output::Send(_, FromCoordinator::Renewed { .. }) => {}
                 Output::Send(to, FromCoordinator::Map { map, .. }) => drop(self.maps.insert(to, map)),
                 Output::Send(to, FromCoordinator::Refused { reason }) => {
                     drop(self.refused.insert(to, reason))
@@ -171,9 +174,13 @@ impl World {
         let Some(connection) = server.connection.filter(|_| !server.asks.is_empty()) else { return false };
         let (id, ask) = server.asks.remove(0);
         let result = match ask {
-            Ask::Hold { partition_count, holdings } => {
+            Ask::Hold { partition_count, holdings, .. } => {
                 assert_eq!(partition_count, PARTITIONS);
-                let held: BTreeMap<_, _> = holdings.into_iter().flat_map(|h| h.partitions).collect();
+                let held: BTreeMap<_, _> = holdings
+                    .into_iter()
+                    .flat_map(|h| h.partitions)
+                    .map(|role| (role.partition, role.chain.epoch))
+                    .collect();
                 if held != server.held {
                     assert!(server.tables.is_empty(), "partitions move although there are rows");
                 }
@@ -260,9 +267,12 @@ impl World {
         while self.now < until {
             self.now += Duration::from_millis(20);
             let servers = self.servers.iter().filter_map(|server| server.connection);
-            let all: Vec<ConnectionId> = servers.chain(self.clients.values().copied()).collect();
-            for connection in all.into_iter().filter(|connection| !mute.contains(connection)) {
-                self.say(connection, ToCoordinator::Heartbeat);
+            let renewals = servers.map(|connection| (connection, ToCoordinator::Renew { sent_us: 0 }));
+            let beats = self.clients.values().map(|connection| (*connection, ToCoordinator::Heartbeat));
+            let all: Vec<(ConnectionId, ToCoordinator)> = renewals.chain(beats).collect();
+            for (connection, message) in all.into_iter().filter(|(connection, _)| !mute.contains(connection))
+            {
+                self.say(connection, message);
             }
             self.machine.tick(self.now);
             self.act();

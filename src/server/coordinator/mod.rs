@@ -137,7 +137,10 @@ impl CoordinatorProcess {
         let store = FileStore::open(&config.store)?;
         let record = match store.load()? {
             Some(record) => agreed(record, config)?,
-            None => Record::new(random(), config.partitions.unwrap_or(DEFAULT_PARTITIONS), config.replicas),
+            None => {
+                let partitions = config.partitions.unwrap_or(DEFAULT_PARTITIONS);
+                Record::new(random(), random(), partitions, config.replicas)
+            }
         };
         let failed = |source| CoordinatorError::Listen { address: config.listen.clone(), source };
         let listener = TcpListener::bind(&config.listen).map_err(failed)?;

@@ -7,10 +7,10 @@ use crossbeam_channel::{Sender, TryRecvError};
 
 use super::{HoldError, Shard, settle};
 use crate::chain::{ControlEntry, Verdict};
-use crate::cluster::{PartitionStatus, ShardStatus, WorkerClock, encode_schema};
+use crate::cluster::{PartitionStatus, Role, ShardStatus, WorkerClock, encode_schema};
 use crate::lane::{AdoptError, Fabric, LaneEnd};
 use crate::store::{TableError, TableSchema};
-use crate::wire::ids::{Clock, Epoch, PartitionId, SessionId, TableId};
+use crate::wire::ids::{Clock, SessionId, TableId};
 
 /// Turns between two looks for whether anybody is left who could send a command.
 const MAILBOX_TURNS: u64 = 256;
@@ -20,7 +20,7 @@ pub(crate) enum Command {
     /// Own this end of a lane.
     Adopt { end: LaneEnd, reply: Sender<Result<(), AdoptError>> },
     /// Hold these partitions of so many and no others; one that is held under the same epoch is kept as it is.
-    Hold { partition_count: u32, partitions: Vec<(PartitionId, Epoch)>, reply: Sender<Result<(), HoldError>> },
+    Hold { partition_count: u32, partitions: Vec<Role>, reply: Sender<Result<(), HoldError>> },
     /// Make a table's partitions here, empty.
     CreateTable { table: TableId, schema: Arc<TableSchema>, reply: Sender<Result<(), TableError>> },
     /// Drop them.

@@ -7,6 +7,7 @@ use gradwire_kernels::{Dtype, Rule};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Command, Shard, ShardConfig};
+use crate::cluster::{PartitionChain, Role};
 use crate::lane::{
     DownReason, Event, Fabric, FabricKind, LaneConfig, LaneEnd, LaneId, Port, WriteError, shm, tcp,
 };
@@ -88,7 +89,7 @@ pub(super) fn schema(dim: u32, partitions: u32) -> TableSchema {
 pub(super) fn config() -> ShardConfig {
     ShardConfig {
         shard: ShardId(0),
-        partitions: vec![(HERE, EPOCH)],
+        partitions: vec![Role { partition: HERE, chain: PartitionChain::of(EPOCH, vec![ShardId(0)]) }],
         partition_count: 1,
         memory_bytes: 64 << 20,
         log_bytes: 1 << 20,
@@ -405,7 +406,7 @@ pub(super) fn lane_ends(fabric: FabricKind, ring_bytes: usize) -> (LaneEnd, Lane
                     let incoming = listener.accept(WATCHDOG).unwrap().unwrap();
                     incoming.welcome(1, LaneConfig { ring_bytes }, deadline).unwrap().0
                 });
-                let hello = tcp::Hello { cluster: 1, shard: ShardId(0), ring_bytes, flags: 0 };
+                let hello = tcp::Hello { cluster: 1, shard: ShardId(0), ring_bytes, flags: 0, link: None };
                 let ours = tcp::connect(&address, &hello, deadline).unwrap();
                 (ours, theirs.join().unwrap())
             })

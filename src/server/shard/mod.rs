@@ -37,6 +37,7 @@ use self::piece::Piece;
 use self::pull::Parked;
 use self::rows::Rows;
 use crate::chain::{ConfigError, Position, Replica, ReplicaConfig};
+use crate::cluster::Role;
 use crate::lane::{Event, Fabric, LaneId, Waker};
 use crate::store::{Store, StoreConfig};
 use crate::wire::ids::{Epoch, PartitionId, SessionId, ShardId, TableId};
@@ -61,8 +62,8 @@ const CONTROL_WORD_TURNS: u64 = 1 << 16;
 pub(crate) struct ShardConfig {
     /// Its number.
     pub(crate) shard: ShardId,
-    /// The partitions it heads, and the versions of their chains.
-    pub(crate) partitions: Vec<(PartitionId, Epoch)>,
+    /// The partitions it holds, and their chains.
+    pub(crate) partitions: Vec<Role>,
     /// Partitions of the cluster.
     pub(crate) partition_count: u32,
     /// Bytes of rows, indexes and key lists it may hold.
@@ -190,7 +191,10 @@ impl<F: Fabric> Shard<F> {
     ///
     /// # Errors
     /// There are rows here, which nobody has moved; nothing changed. Or a log size that is not allowed.
-    fn hold(&mut self, partition_count: u32, partitions: &[(PartitionId, Epoch)]) -> Result<(), HoldError> {
+    fn hold(&mut self, partition_count: u32, roles: &[Role]) -> Result<(), HoldError> {
+        let partitions: Vec<(PartitionId, Epoch)> =
+            roles.iter().map(|role| (role.partition, role.chain.epoch)).collect();
+        let partitions = partitions.as_slice();
         let now = self.held.iter().map(|held| (held.partition, held.replica.epoch()));
         if self.places.len() == partition_count as usize && now.eq(partitions.iter().copied()) {
             return Ok(());

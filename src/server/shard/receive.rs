@@ -53,7 +53,13 @@ impl<F: Fabric> Shard<F> {
             | Kind::Retry
             | Kind::PullReply
             | Kind::CountReply
-            | Kind::ExportReply => self.cut(at),
+            | Kind::ExportReply
+            | Kind::Link
+            | Kind::Linked
+            | Kind::Batch
+            | Kind::Meta
+            | Kind::Chunk
+            | Kind::Copied => self.cut(at),
         }
     }
 
