@@ -215,7 +215,8 @@ impl<F: Fabric> Engine<F> {
         &mut self.routes[partition.0 as usize]
     }
 
-    /// One turn: takes in what came, opens what is needed, sends what fits. Never waits. False when nothing came.
+    /// One turn: takes in what came, opens what is needed, sends what fits. Never waits. False when nothing came
+    /// and nothing was to be sent, so that nothing can have changed.
     pub(super) fn turn(&mut self) -> bool {
         let mut events = std::mem::take(&mut self.events);
         self.fabric.poll(&mut events);
@@ -236,11 +237,12 @@ impl<F: Fabric> Engine<F> {
         if !self.delayed.is_empty() {
             self.requeue_delayed(Instant::now());
         }
+        let changed = came || self.links.iter().any(|link| !link.queue.is_empty());
         // Polling has flushed what was due before.
-        if came || self.links.iter().any(|link| !link.queue.is_empty()) {
+        if changed {
             self.send_queued();
         }
-        came
+        changed
     }
 
     /// Sends again what was sent long ago and never heard of.

@@ -100,7 +100,7 @@ impl Shared {
         let mut polls = 0_u32;
         let mut changed = true;
         loop {
-            // What is waited for comes by records alone, or by other callers while they hold the engine.
+            // What is waited for comes by a turn that does something, or by other callers while they hold the engine.
             if engine.turn() || changed {
                 changed = false;
                 if let Some(result) = ready(&mut engine) {
