@@ -15,7 +15,7 @@ use std::marker::PhantomData;
 use crate::bucket::{Line, MAX_LANES};
 use crate::isa::Isa;
 use crate::vector::{Vector, Work, run};
-use crate::walk::{BLOCK, Walk};
+use crate::walk::{BLOCK, CHUNK, Walk};
 
 /// Compares the keys of buckets.
 pub trait Prober: Copy {
@@ -27,7 +27,7 @@ pub trait Prober: Copy {
     fn zeros(self, bytes: &[u8; 64]) -> u64;
 
     /// The first line of each key's bucket.
-    fn locate(self, walk: &Walk<'_>, keys: &[u64; BLOCK], lines_shift: u32, at: &mut [u32; BLOCK]);
+    fn locate(self, walk: &Walk<'_>, keys: &[u64; CHUNK], lines_shift: u32, at: &mut [u32; CHUNK]);
 
     /// For each key, which of the first `LANES` lanes of the bucket at its line hold it, as a bit mask. The keys are plain.
     ///
@@ -38,6 +38,17 @@ pub trait Prober: Copy {
         at: &[u32; BLOCK],
         keys: &[u64; BLOCK],
         hits: &mut [u8; BLOCK],
+    );
+
+    /// Puts in the place of each key's line the payload of the highest lane that was hit, or of the first when none was: the
+    /// word there if `READ`, for payloads of one word, else the offset of its first word from the start of `lines`.
+    ///
+    /// Panics if a line that is to be read is not among `lines`.
+    fn payloads<const LANES: usize, const PAYLOAD: usize, const READ: bool>(
+        self,
+        lines: &[Line],
+        hits: &[u8; CHUNK],
+        at: &mut [u32; CHUNK],
     );
 }
 
@@ -77,7 +88,7 @@ impl<V: Vector> Prober for Lanes<V> {
     }
 
     #[inline(always)]
-    fn locate(self, walk: &Walk<'_>, keys: &[u64; BLOCK], lines_shift: u32, at: &mut [u32; BLOCK]) {
+    fn locate(self, walk: &Walk<'_>, keys: &[u64; CHUNK], lines_shift: u32, at: &mut [u32; CHUNK]) {
         // SAFETY: as above.
         unsafe { V::locate(walk, keys, lines_shift, at) }
     }
@@ -93,6 +104,17 @@ impl<V: Vector> Prober for Lanes<V> {
         const { assert!(LANES >= 1 && LANES <= MAX_LANES) };
         // SAFETY: as above.
         unsafe { V::hits::<LANES>(lines, at, keys, hits) }
+    }
+
+    #[inline(always)]
+    fn payloads<const LANES: usize, const PAYLOAD: usize, const READ: bool>(
+        self,
+        lines: &[Line],
+        hits: &[u8; CHUNK],
+        at: &mut [u32; CHUNK],
+    ) {
+        // SAFETY: as above.
+        unsafe { V::payloads::<LANES, PAYLOAD, READ>(lines, hits, at) }
     }
 }
 

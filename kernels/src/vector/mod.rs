@@ -17,7 +17,7 @@ use std::ops::{Add, Div, Mul, Sub};
 use crate::MISSING;
 use crate::bucket::Line;
 use crate::isa::Isa;
-use crate::walk::{self, BLOCK, Walk};
+use crate::walk::{self, BLOCK, CHUNK, Walk};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -176,7 +176,7 @@ pub(crate) trait Vector:
     /// # Safety
     /// As [`Vector::splat`].
     #[inline(always)]
-    unsafe fn locate(walk: &Walk<'_>, keys: &[u64; BLOCK], lines_shift: u32, at: &mut [u32; BLOCK]) {
+    unsafe fn locate(walk: &Walk<'_>, keys: &[u64; CHUNK], lines_shift: u32, at: &mut [u32; CHUNK]) {
         walk::locate(walk, keys, lines_shift, at);
     }
 
@@ -192,6 +192,18 @@ pub(crate) trait Vector:
     ) {
         // SAFETY: the caller's contract is that of the callee.
         unsafe { walk::hits::<Self, LANES>(lines, at, keys, hits) }
+    }
+
+    /// Turns lines and lanes into payloads; see [`crate::Prober::payloads`].
+    /// # Safety
+    /// As [`Vector::splat`].
+    #[inline(always)]
+    unsafe fn payloads<const LANES: usize, const PAYLOAD: usize, const READ: bool>(
+        lines: &[Line],
+        hits: &[u8; CHUNK],
+        at: &mut [u32; CHUNK],
+    ) {
+        walk::payloads::<LANES, PAYLOAD, READ>(lines, hits, at);
     }
 }
 

@@ -33,6 +33,14 @@ pub(super) enum Named {
 }
 
 impl Named {
+    /// The list.
+    pub(super) fn keys(&self) -> &[u64] {
+        match self {
+            Self::Slice(keys) => keys,
+            Self::List(keys) => keys,
+        }
+    }
+
     fn new(keys: Vec<u64>, cached: bool) -> Result<Self, KeysError> {
         Ok(if cached { Self::List(KeyList::new(keys)?) } else { Self::Slice(keys) })
     }
