@@ -17,14 +17,20 @@ use crate::isa::Isa;
 use crate::vector::{Vector, Work, run};
 use crate::walk::{BLOCK, Walk};
 
-/// Compares the keys of buckets.
+/// Compares the keys of buckets, and bytes.
 pub trait Prober: Copy {
     /// Which of the first `LANES` lanes hold a key, given in its stored form, as a bit mask; 0 finds the empty lanes. One
     /// comparison and no branch: whether a key is in its home bucket is not predictable.
     fn lanes_with<const LANES: usize>(self, line: &Line, stored: u64) -> u32;
 
     /// Which bytes are 0, as a bit mask.
-    fn zeros(self, bytes: &[u8; 64]) -> u64;
+    #[inline(always)]
+    fn zeros(self, bytes: &[u8; 64]) -> u64 {
+        self.equal(bytes, 0)
+    }
+
+    /// Which bytes are `byte`, as a bit mask; the lowest bit for the first.
+    fn equal(self, bytes: &[u8; 64], byte: u8) -> u64;
 
     /// The first line of each key's bucket.
     fn locate(self, walk: &Walk<'_>, keys: &[u64; BLOCK], lines_shift: u32, at: &mut [u32; BLOCK]);
@@ -71,9 +77,9 @@ impl<V: Vector> Prober for Lanes<V> {
     }
 
     #[inline(always)]
-    fn zeros(self, bytes: &[u8; 64]) -> u64 {
+    fn equal(self, bytes: &[u8; 64], byte: u8) -> u64 {
         // SAFETY: as above.
-        unsafe { V::zeros(bytes) }
+        unsafe { V::equal(bytes, byte) }
     }
 
     #[inline(always)]

@@ -205,11 +205,11 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn zeros(bytes: &[u8; 64]) -> u64 {
+    unsafe fn equal(bytes: &[u8; 64], byte: u8) -> u64 {
         // SAFETY: AVX-512 by contract; 64 bytes are there.
         unsafe {
             let bytes = _mm512_loadu_si512(bytes.as_ptr().cast());
-            _mm512_testn_epi8_mask(bytes, bytes)
+            _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte.cast_signed()))
         }
     }
 

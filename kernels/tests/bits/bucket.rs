@@ -85,6 +85,36 @@ fn the_zero_bytes_of_a_chunk_are_a_mask() {
     }
 }
 
+struct Equal<'a>(&'a [u8; 64], u8);
+
+impl Plain for Equal<'_> {
+    type Output = u64;
+
+    fn run<P: Prober>(self, prober: P) -> u64 {
+        prober.equal(self.0, self.1)
+    }
+}
+
+#[test]
+fn a_prober_names_the_bytes_of_a_stretch_on_every_instruction_set() {
+    for byte in 0..=255u8 {
+        for place in 0..64 {
+            let mut stretch = [byte; 64];
+            for other in [byte ^ 1, byte ^ 0x80, !byte] {
+                stretch[place] = other;
+                for isa in isas() {
+                    assert_eq!(
+                        run_compiled(isa, Equal(&stretch, byte)),
+                        !(1 << place),
+                        "{isa} {byte} {other}"
+                    );
+                    assert_eq!(run_compiled(isa, Equal(&stretch, other)), 1 << place, "{isa} {byte} {other}");
+                }
+            }
+        }
+    }
+}
+
 struct Hits<'a>(&'a [Line], [u32; BLOCK], [u64; BLOCK]);
 
 impl Plain for Hits<'_> {
