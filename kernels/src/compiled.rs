@@ -14,6 +14,7 @@ use std::marker::PhantomData;
 
 use crate::bucket::{Line, MAX_LANES};
 use crate::isa::Isa;
+use crate::text::Positions;
 use crate::vector::{Vector, Work, run};
 use crate::walk::{BLOCK, Walk};
 
@@ -31,6 +32,9 @@ pub trait Prober: Copy {
 
     /// Which bytes are `byte`, as a bit mask; the lowest bit for the first.
     fn equal(self, bytes: &[u8; 64], byte: u8) -> u64;
+
+    /// Writes `base` + i for each bit i of `mask`, in order, from the start of `out`; anything may be after those.
+    fn positions(self, mask: u64, base: u32, out: &mut Positions);
 
     /// The first line of each key's bucket.
     fn locate(self, walk: &Walk<'_>, keys: &[u64; BLOCK], lines_shift: u32, at: &mut [u32; BLOCK]);
@@ -80,6 +84,12 @@ impl<V: Vector> Prober for Lanes<V> {
     fn equal(self, bytes: &[u8; 64], byte: u8) -> u64 {
         // SAFETY: as above.
         unsafe { V::equal(bytes, byte) }
+    }
+
+    #[inline(always)]
+    fn positions(self, mask: u64, base: u32, out: &mut Positions) {
+        // SAFETY: as above.
+        unsafe { V::positions(mask, base, out) }
     }
 
     #[inline(always)]

@@ -83,7 +83,7 @@ impl Separators {
             lines: &self.lines[first..],
             before,
             start,
-            room: out.rows.room(self.colons.len() - before.colons),
+            room: out.rows.room(self.colons.len() - before.colons + LANES),
             labels: &mut out.labels,
             unsorted,
         };
@@ -123,8 +123,8 @@ impl Plain for Mark<'_> {
                 });
                 rest &= rest - 1;
             }
-            ends.add(base as u32, end_mask);
-            colons.add(base as u32, colon_mask);
+            ends.add(prober, base as u32, end_mask);
+            colons.add(prober, base as u32, colon_mask);
             base += STRETCH;
         }
     }
@@ -176,13 +176,19 @@ impl Rows<'_> {
             };
             let Some(label) = label(self.text, start, entry_ends[0] as usize) else { return (read, start) };
             let rows_end = written + colons.len();
-            let columns = &mut self.room.columns[written..rows_end];
-            let values: &mut [f32] = if VALUES { &mut self.room.values[written..rows_end] } else { &mut [] };
-            match entries::<VALUES>(self.text, entry_ends, colons, columns, values) {
-                Entries::Sorted => {}
+            let columns = &mut self.room.columns[written..];
+            let values: &mut [f32] = if VALUES { &mut self.room.values[written..] } else { &mut [] };
+            if entries::<VALUES>(self.text, entry_ends, colons, columns, values).is_none() {
+                return (read, start);
+            }
+            let columns = &mut columns[..colons.len()];
+            let sorted = columns.windows(2).fold(true, |sorted, pair| sorted & (pair[0] < pair[1]));
+            if !sorted {
+                let values = if VALUES { &mut values[..colons.len()] } else { &mut [] };
                 // An index that occurs twice is wrong.
-                Entries::Unsorted if sort_entries(columns, values, self.unsorted).is_none() => {}
-                _ => return (read, start),
+                if sort_entries(columns, values, self.unsorted).is_some() {
+                    return (read, start);
+                }
             }
             self.room.end_row(rows_end);
             self.labels.push(label);
@@ -219,14 +225,38 @@ fn label(text: &[u8], start: usize, end: usize) -> Option<f32> {
     }
 }
 
-/// What the entries of a line are.
-enum Entries {
-    Sorted,
-    Unsorted,
-    NotPlain,
+/// Entries that are converted together, which the compiler does in vectors.
+const LANES: usize = 16;
+
+/// What some numbers are made from: the word each ends, and how many bytes of it are its own.
+struct Words {
+    words: [u64; LANES],
+    lengths: [u32; LANES],
+    /// More than the bytes of a word where a number is longer.
+    longest: u32,
 }
 
-/// Reads the entries between `ends`, which are one more than `colons`. Without `VALUES`, a value other than `1` is not plain.
+impl Words {
+    /// Zeros.
+    #[inline(always)]
+    fn new() -> Self {
+        Self { words: [u64::from_le_bytes([b'0'; 8]); LANES], lengths: [1; LANES], longest: 0 }
+    }
+
+    /// Takes number `at`, which ends before byte `end` of the text. A long one stays a zero.
+    #[inline(always)]
+    fn set(&mut self, at: usize, text: &[u8], end: u32, length: u32) -> Option<()> {
+        self.longest = self.longest.max(length);
+        if length <= number::WORD {
+            self.words[at] = number::word_before(text, end as usize)?;
+            self.lengths[at] = length;
+        }
+        Some(())
+    }
+}
+
+/// Reads the entries between `ends`, which are one more than `colons`, to the start of the output, which has [`LANES`] places
+/// more to write to; `None` when one is not plain. Without `VALUES`, a value other than `1` is not.
 #[inline(always)]
 fn entries<const VALUES: bool>(
     text: &[u8],
@@ -234,56 +264,69 @@ fn entries<const VALUES: bool>(
     colons: &[u32],
     columns: &mut [u64],
     values: &mut [f32],
-) -> Entries {
+) -> Option<()> {
     let mut wrong = 0;
-    // Above every index so far, as u64::MAX is never one.
-    let (mut sorted, mut lowest_next) = (true, 0);
-    let mut values = values.iter_mut();
-    for (((&before, &end), &colon), column) in ends.iter().zip(&ends[1..]).zip(colons).zip(columns) {
-        let digits = colon.wrapping_sub(before + 1);
-        let index = if digits <= number::WORD {
-            let Some(word) = number::word_before(text, colon as usize) else { return Entries::NotPlain };
-            let (index, not_digits) = number::last_digits(word, digits);
-            wrong |= not_digits;
-            index
-        } else {
-            let Some(index) = long_index(text, before, colon) else { return Entries::NotPlain };
-            index
-        };
-        *column = index;
-        sorted &= index >= lowest_next;
-        lowest_next = index + 1;
-        let length = end.wrapping_sub(colon + 1);
-        if !VALUES {
-            let Some(&value) = text.get(colon as usize + 1) else { return Entries::NotPlain };
-            wrong |= u64::from(length ^ 1) | u64::from(value ^ b'1');
-        } else if let Some(out) = values.next() {
-            *out = if length <= number::WORD {
-                let Some(word) = number::word_before(text, end as usize) else { return Entries::NotPlain };
-                let (value, not_number) = number::last_number(word, length);
-                wrong |= not_number;
-                value
+    let (mut first, befores, ends) = (0, ends, &ends[1..]);
+    while first < colons.len() {
+        let count = LANES.min(colons.len() - first);
+        let befores = &befores[first..first + count];
+        let ends = &ends[first..first + count];
+        let colons = &colons[first..first + count];
+        let columns = columns.get_mut(first..)?.first_chunk_mut::<LANES>()?;
+        let (mut indices, mut numbers) = (Words::new(), Words::new());
+        for (at, ((&before, &colon), &end)) in befores.iter().zip(colons).zip(ends).enumerate() {
+            indices.set(at & (LANES - 1), text, colon, colon.wrapping_sub(before + 1))?;
+            let length = end.wrapping_sub(colon + 1);
+            if VALUES {
+                numbers.set(at & (LANES - 1), text, end, length)?;
             } else {
-                let Some(value) = long_value(text, colon, end) else { return Entries::NotPlain };
-                value
-            };
+                wrong |= u64::from(length ^ 1) | u64::from(text.get(colon as usize + 1)? ^ b'1');
+            }
+        }
+        for (at, column) in columns.iter_mut().enumerate() {
+            let (index, not_digits) = number::last_digits(indices.words[at], indices.lengths[at]);
+            *column = index;
+            wrong |= not_digits;
+        }
+        if indices.longest > number::WORD {
+            long_indices(text, befores, colons, columns)?;
+        }
+        if VALUES {
+            let values = values.get_mut(first..)?.first_chunk_mut::<LANES>()?;
+            for (at, value) in values.iter_mut().enumerate() {
+                let (number, not_number) = number::last_number(numbers.words[at], numbers.lengths[at]);
+                *value = number;
+                wrong |= not_number;
+            }
+            if numbers.longest > number::WORD {
+                long_values(text, colons, ends, values)?;
+            }
+        }
+        first += count;
+    }
+    (wrong == 0).then_some(())
+}
+
+/// Reads the indices of more than eight digits, between two separators each.
+#[inline(never)]
+fn long_indices(text: &[u8], befores: &[u32], colons: &[u32], columns: &mut [u64; LANES]) -> Option<()> {
+    for ((&before, &colon), column) in befores.iter().zip(colons).zip(columns) {
+        if colon.wrapping_sub(before + 1) > number::WORD {
+            *column = number::whole_index(text.get(before as usize + 1..colon as usize)?)?;
         }
     }
-    match (wrong, sorted) {
-        (0, true) => Entries::Sorted,
-        (0, false) => Entries::Unsorted,
-        _ => Entries::NotPlain,
+    Some(())
+}
+
+/// Reads the values of more than eight bytes, between two separators each.
+#[inline(never)]
+fn long_values(text: &[u8], colons: &[u32], ends: &[u32], values: &mut [f32; LANES]) -> Option<()> {
+    for ((&colon, &end), value) in colons.iter().zip(ends).zip(values) {
+        if end.wrapping_sub(colon + 1) > number::WORD {
+            let text = text.get(colon as usize + 1..end as usize)?;
+            let (number, length) = number::scan(text).ok()?;
+            *value = if length == text.len() { number.to_f32()? } else { return None };
+        }
     }
-}
-
-/// The index of more than eight digits between two separators.
-fn long_index(text: &[u8], before: u32, colon: u32) -> Option<u64> {
-    let index = text.get(before as usize + 1..colon as usize)?;
-    number::whole_index(index)
-}
-
-/// The value of more than eight bytes between two separators.
-fn long_value(text: &[u8], colon: u32, end: u32) -> Option<f32> {
-    let (number, length) = number::scan(text.get(colon as usize + 1..end as usize)?).ok()?;
-    if length == (end - colon - 1) as usize { number.to_f32() } else { None }
+    Some(())
 }

@@ -1,6 +1,6 @@
 //! Where certain bytes of a text are, found 64 bytes at a time; with them the cells and lines of plain delimited text.
 //!
-//! A stretch becomes a mask, a bit for each byte that is looked for; positions are then written eight at a time, of which
+//! A stretch becomes a mask, a bit for each byte that is looked for; positions are then written many at a time, of which
 //! those past the count are written over. So nothing branches on the lengths of cells, which no processor can predict.
 
 use gradwire_kernels::{Isa, Plain, Prober, run_compiled};
@@ -51,37 +51,25 @@ impl Places {
 
     /// Adds `base` + i for each bit i of `mask`.
     #[inline(always)]
-    pub(super) fn add(&mut self, base: u32, mask: u64) {
+    pub(super) fn add<P: Prober>(&mut self, prober: P, base: u32, mask: u64) {
         self.room(STRETCH);
-        let mut rest = mask;
-        let mut at = self.count;
-        loop {
-            let Some(eight) = self.list.get_mut(at..).and_then(<[u32]>::first_chunk_mut::<8>) else {
-                break;
-            };
-            for place in eight {
-                *place = base + rest.trailing_zeros();
-                rest &= rest.wrapping_sub(1);
-            }
-            at += 8;
-            if rest == 0 {
-                break;
-            }
+        if let Some(out) = self.list.get_mut(self.count..).and_then(<[u32]>::first_chunk_mut) {
+            prober.positions(mask, base, out);
+            self.count += mask.count_ones() as usize;
         }
-        self.count += mask.count_ones() as usize;
     }
 
-    /// Room for `places` more, in eights.
+    /// Room for `places` more.
     #[inline(always)]
     fn room(&mut self, places: usize) {
-        if self.list.len() < self.count + places + 8 {
+        if self.list.len() < self.count + places {
             self.grow(places);
         }
     }
 
     #[cold]
     fn grow(&mut self, places: usize) {
-        self.list.resize((self.count + places + 8) * 2, 0);
+        self.list.resize((self.count + places) * 2, 0);
     }
 }
 
@@ -151,7 +139,7 @@ impl Plain for Scan<'_> {
                 lines.push(starts.len() as u32 + before);
                 rest &= rest - 1;
             }
-            starts.add(base as u32 + 1, ends);
+            starts.add(prober, base as u32 + 1, ends);
             base += STRETCH;
         }
     }

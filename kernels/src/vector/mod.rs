@@ -17,7 +17,7 @@ use std::ops::{Add, Div, Mul, Sub};
 use crate::MISSING;
 use crate::bucket::Line;
 use crate::isa::Isa;
-use crate::text;
+use crate::text::{self, Positions};
 use crate::walk::{self, BLOCK, Walk};
 
 #[cfg(target_arch = "x86_64")]
@@ -171,6 +171,14 @@ pub(crate) trait Vector:
     #[inline(always)]
     unsafe fn equal(bytes: &[u8; 64], byte: u8) -> u64 {
         text::in_words(bytes, byte)
+    }
+
+    /// Writes `base` + i for each bit i of `mask`, in order, from the start of `out`; anything may be after those.
+    /// # Safety
+    /// As [`Vector::splat`].
+    #[inline(always)]
+    unsafe fn positions(mask: u64, base: u32, out: &mut Positions) {
+        text::positions(mask, base, out);
     }
 
     /// The first line of each key's bucket.
