@@ -9,6 +9,7 @@ use std::arch::x86_64::*;
 use super::{LANES, Vector, Work, arithmetic};
 use crate::MISSING;
 use crate::bucket::{LINE_WORDS, Line, MAX_LANES};
+use crate::text::Positions;
 use crate::walk::{BLOCK, CHUNK, MAX_SEGMENT, Walk};
 
 /// One register.
@@ -205,11 +206,29 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn zeros(bytes: &[u8; 64]) -> u64 {
+    unsafe fn equal(bytes: &[u8; 64], byte: u8) -> u64 {
         // SAFETY: AVX-512 by contract; 64 bytes are there.
         unsafe {
             let bytes = _mm512_loadu_si512(bytes.as_ptr().cast());
-            _mm512_testn_epi8_mask(bytes, bytes)
+            _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte.cast_signed()))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn positions(mask: u64, base: u32, out: &mut Positions) {
+        let mut count = 0;
+        for part in 0..4 {
+            // SAFETY: AVX-512 by contract. At most 16 positions a part come before, so 16 words from `count` on are within
+            // the 64; what is stored beyond a part's positions is written over by the next.
+            unsafe {
+                let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                let first = base.wrapping_add(16 * part).cast_signed();
+                let bits = (mask >> (16 * part)) as __mmask16;
+                let found =
+                    _mm512_maskz_compress_epi32(bits, _mm512_add_epi32(lanes, _mm512_set1_epi32(first)));
+                _mm512_storeu_si512(out.as_mut_ptr().add(count).cast(), found);
+                count += bits.count_ones() as usize;
+            }
         }
     }
 

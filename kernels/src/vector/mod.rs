@@ -17,6 +17,7 @@ use std::ops::{Add, Div, Mul, Sub};
 use crate::MISSING;
 use crate::bucket::Line;
 use crate::isa::Isa;
+use crate::text::{self, Positions};
 use crate::walk::{self, BLOCK, CHUNK, Walk};
 
 #[cfg(target_arch = "x86_64")]
@@ -164,12 +165,20 @@ pub(crate) trait Vector:
         lanes
     }
 
-    /// Bit mask of the bytes that are 0.
+    /// Bit mask of the bytes that are `byte`.
     /// # Safety
     /// As [`Vector::splat`].
     #[inline(always)]
-    unsafe fn zeros(bytes: &[u8; 64]) -> u64 {
-        bytes.iter().rev().fold(0, |mask, byte| mask << 1 | u64::from(*byte == 0))
+    unsafe fn equal(bytes: &[u8; 64], byte: u8) -> u64 {
+        text::in_words(bytes, byte)
+    }
+
+    /// Writes `base` + i for each bit i of `mask`, in order, from the start of `out`; anything may be after those.
+    /// # Safety
+    /// As [`Vector::splat`].
+    #[inline(always)]
+    unsafe fn positions(mask: u64, base: u32, out: &mut Positions) {
+        text::positions(mask, base, out);
     }
 
     /// The first line of each key's bucket.

@@ -87,6 +87,67 @@ fn the_zero_bytes_of_a_chunk_are_a_mask() {
     }
 }
 
+struct Equal<'a>(&'a [u8; 64], u8);
+
+impl Plain for Equal<'_> {
+    type Output = u64;
+
+    fn run<P: Prober>(self, prober: P) -> u64 {
+        prober.equal(self.0, self.1)
+    }
+}
+
+#[test]
+fn a_prober_names_the_bytes_of_a_stretch_on_every_instruction_set() {
+    for byte in 0..=255u8 {
+        for place in 0..64 {
+            let mut stretch = [byte; 64];
+            for other in [byte ^ 1, byte ^ 0x80, !byte] {
+                stretch[place] = other;
+                for isa in isas() {
+                    assert_eq!(
+                        run_compiled(isa, Equal(&stretch, byte)),
+                        !(1 << place),
+                        "{isa} {byte} {other}"
+                    );
+                    assert_eq!(run_compiled(isa, Equal(&stretch, other)), 1 << place, "{isa} {byte} {other}");
+                }
+            }
+        }
+    }
+}
+
+struct PositionsOf(u64, u32);
+
+impl Plain for PositionsOf {
+    type Output = [u32; 64];
+
+    fn run<P: Prober>(self, prober: P) -> [u32; 64] {
+        let mut out = [7; 64];
+        prober.positions(self.0, self.1, &mut out);
+        out
+    }
+}
+
+#[test]
+fn the_positions_of_a_mask_are_its_bits_on_every_instruction_set() {
+    let mut random = Random(4);
+    for turn in 0..400 {
+        let mask = match turn % 4 {
+            0 => random.next(),
+            1 => random.next() & random.next() & random.next(),
+            2 => random.next() | random.next() | random.next(),
+            _ => [0, 1, 1 << 63, u64::MAX][random.below(4)],
+        };
+        let base = random.next() as u32 >> 1;
+        let wanted: Vec<u32> = (0..64).filter(|i| mask >> i & 1 == 1).map(|i| base + i).collect();
+        for isa in isas() {
+            let found = run_compiled(isa, PositionsOf(mask, base));
+            assert_eq!(found[..wanted.len()], wanted, "{isa} {mask:#x}");
+        }
+    }
+}
+
 struct Hits<'a>(&'a [Line], [u32; BLOCK], [u64; BLOCK]);
 
 impl Plain for Hits<'_> {
