@@ -10,9 +10,10 @@ use super::error::Error;
 use super::plan::{KeyPlan, Part};
 use super::push_path::{digest_words, key_form};
 use super::slots::SlotId;
+use super::strong_pull::WaitingPull;
 use crate::lane::{Fabric, LaneId};
 use crate::store::TableSchema;
-use crate::wire::ids::{Clock, RequestId, TableId};
+use crate::wire::ids::{Clock, PartitionId, RequestId, TableId};
 use crate::wire::{
     Encoding, HEADER_BYTES, Header, KeyForm, Kind, NO_CLOCK, PULL_STRONG, PullBody, PullReplyBody, PullStatus,
 };
@@ -64,7 +65,7 @@ pub(super) struct PullState {
     pub(super) missing: Vec<u64>,
     parts: Vec<Progress>,
     left: usize,
-    pub(super) failed: Option<(crate::wire::ids::PartitionId, PullStatus)>,
+    pub(super) failed: Option<(PartitionId, PullStatus)>,
     /// Lowest clock of the live workers over all parts.
     pub(super) clock: u64,
     /// The session's own clock when it asked.
@@ -86,6 +87,35 @@ impl PullState {
     pub(super) fn done(&self) -> bool {
         self.left == 0
     }
+
+    pub(super) fn strong(&self) -> bool {
+        self.options.strong
+    }
+
+    pub(super) fn part_count(&self) -> u32 {
+        self.parts.len() as u32
+    }
+
+    pub(super) fn partition(&self, part: u32) -> Option<PartitionId> {
+        self.plan.as_ref()?.parts.get(part as usize).map(|keys| keys.partition)
+    }
+
+    pub(super) fn is_done(&self, part: u32) -> bool {
+        self.parts[part as usize].done
+    }
+
+    pub(super) fn is_sent(&self, part: u32) -> bool {
+        self.parts[part as usize].sent
+    }
+
+    /// Forgets what came of a part, which is to be asked anew. Gives the reply space it held, if it was sent.
+    pub(super) fn restart(&mut self, part: u32) -> Option<usize> {
+        let keys = self.plan.as_ref()?.parts.get(part as usize)?;
+        let progress = &mut self.parts[part as usize];
+        progress.restart(keys, &mut self.missing);
+        let sent = std::mem::replace(&mut progress.sent, false);
+        sent.then(|| reply_bytes(keys.keys.len(), self.schema.dim as usize))
+    }
 }
 
 /// What a piece of a reply did to its part.
@@ -98,6 +128,11 @@ enum Piece {
     },
     /// The part is to be asked again, with its keys.
     Again {
+        part: u32,
+        reply_bytes: usize,
+    },
+    /// The server may not answer now; the part is to be asked again.
+    Later {
         part: u32,
         reply_bytes: usize,
     },
@@ -153,8 +188,7 @@ impl<F: Fabric> Engine<F> {
             held: true,
         });
         for (part, keys) in plan.parts.iter().enumerate() {
-            let link = self.routes[keys.partition.0 as usize].link;
-            self.links[link].queue.push_back(Outgoing::Pull { pull, part: part as u32 });
+            self.queue_pull(pull, part as u32, keys.partition, options.strong);
         }
         self.give_plan_back(pull, plan);
         self.send_queued();
@@ -299,6 +333,10 @@ impl<F: Fabric> Engine<F> {
                 // Behind the pushes it is to see, which may be on their way again.
                 self.links[index].queue.push_back(Outgoing::Pull { pull, part });
             }
+            Piece::Later { part, reply_bytes } => {
+                self.release(index, reply_bytes);
+                self.ask_later(pull, part, header.partition);
+            }
         }
         self.drop_if_over(pull);
         Ok(())
@@ -337,6 +375,10 @@ impl<F: Fabric> Engine<F> {
                 keys.known.store(false, Ordering::Relaxed);
                 progress.restart(keys, &mut state.missing);
                 return Ok(Piece::Again { part, reply_bytes });
+            }
+            if status == PullStatus::NotServing && state.held {
+                progress.restart(keys, &mut state.missing);
+                return Ok(Piece::Later { part, reply_bytes });
             }
             progress.done = true;
             state.left -= 1;
@@ -401,15 +443,18 @@ impl<F: Fabric> Engine<F> {
         let pulls: Vec<SlotId> = self.pulls.ids().collect();
         for pull in pulls {
             let Some(state) = self.pulls.get_mut(pull) else { continue };
-            let Some(plan) = state.plan.clone() else { continue };
+            let (Some(plan), strong) = (state.plan.clone(), state.options.strong) else { continue };
             for (part, keys) in plan.parts.iter().enumerate() {
-                let progress = &mut state.parts[part];
-                if progress.done || self.routes[keys.partition.0 as usize].link != index {
+                let part = part as u32;
+                let waits = |waiting: &WaitingPull| waiting.pull == pull && waiting.part == part;
+                let here = self.pull_link(keys.partition, strong) == index;
+                let Some(state) = self.pulls.get_mut(pull) else { break };
+                if !here || state.is_done(part) || self.waiting_pulls.iter().any(waits) {
                     continue;
                 }
-                progress.restart(keys, &mut state.missing);
-                progress.sent = false;
-                self.links[index].queue.push_back(Outgoing::Pull { pull, part: part as u32 });
+                // The link's reply space was given back with its lane.
+                state.restart(part);
+                self.queue_pull(pull, part, keys.partition, strong);
             }
         }
     }

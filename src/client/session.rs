@@ -30,6 +30,9 @@ const WINDOW_BYTES: usize = 64 << 20;
 /// Polls of a wait between two looks at the clock. Sockets are paced by their port.
 const POLLS_A_LOOK: u32 = 16;
 
+/// How long a call waits for a server's first lane: far longer than one takes to open, once a server.
+const FIRST_LANE: Duration = Duration::from_millis(50);
+
 /// The engine and what its handles need without it.
 pub(super) struct Shared {
     engine: Mutex<Engine<Port>>,
@@ -60,6 +63,7 @@ impl Shared {
         let port = Port::new()?;
         let waker = port.waker();
         let (id, clock) = control.begin_session()?;
+        control.watch_map(id, waker.clone());
         let engine = Mutex::new(Engine::new((id, clock), Arc::clone(&control), port, limits));
         Ok(Self { engine, callers: AtomicUsize::new(0), waker, limits, id, control })
     }
@@ -139,6 +143,18 @@ impl Shared {
         }
     }
 
+    /// Lets first lanes open, so that what was queued leaves with the call that queued it, whatever the caller does next.
+    pub(super) fn settle(&self, engine: MutexGuard<'_, Engine<Port>>) {
+        if !engine.dialer.opens_first() {
+            return;
+        }
+        drop(engine);
+        let open = |engine: &mut Engine<Port>| (!engine.dialer.opens_first()).then_some(Ok(()));
+        if self.wait("a lane", FIRST_LANE, open).is_err() {
+            self.engine().dialer.forget_first();
+        }
+    }
+
     pub(super) fn push_done(&self, push: SlotId) -> bool {
         let mut engine = self.engine();
         engine.turn();
@@ -204,6 +220,7 @@ impl Shared {
         let mut engine = self.engine();
         engine.check_alive()?;
         let push = engine.start_push(request);
+        self.settle(engine);
         Ok(Ticket { shared: Arc::clone(self), push })
     }
 
@@ -432,7 +449,10 @@ impl Session {
         self.shared.wait("room in the window of pushes", self.shared.deadline(), |engine| {
             engine.has_clock_room().then_some(Ok(()))
         })?;
-        Ok(self.shared.engine().start_clock())
+        let mut engine = self.shared.engine();
+        let clock = engine.start_clock();
+        self.shared.settle(engine);
+        Ok(clock)
     }
 
     /// Bounds how stale later pulls may be, in clocks: each waits until every live worker has come within `bound` of

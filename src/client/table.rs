@@ -161,6 +161,7 @@ impl SparseTable {
             patience_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
         };
         let pull = engine.start_pull(self.id, &self.schema, plan, pull.buffer, options);
+        self.shared.settle(engine);
         Ok(PullTicket { shared: Arc::clone(&self.shared), pull: Some(pull), patience })
     }
 
