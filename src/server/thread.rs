@@ -126,6 +126,12 @@ impl ShardHandle {
         })
     }
 
+    /// Tells the shard something it need not answer. One that is gone has nothing to do.
+    pub(super) fn tell(&self, command: Command) {
+        self.mailbox.send(command).ok();
+        self.waker.wake();
+    }
+
     /// Asks the thread to end; [`ShardThread::join`] waits for it.
     pub(super) fn stop(&self) {
         // A thread that has ended already has stopped.

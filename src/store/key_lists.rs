@@ -136,6 +136,11 @@ impl KeyLists {
         self.by_id.get(id).map(|number| self.entries[*number as usize].list.keys.len())
     }
 
+    /// The keys of a list, if it is here.
+    pub(super) fn list(&self, id: &ListId) -> Option<&[u64]> {
+        self.by_id.get(id).map(|number| self.entries[*number as usize].list.keys.as_slice())
+    }
+
     /// Keeps a list, and lets older ones go to make room. One that is too large for its share is not kept: it will be a
     /// miss, and its keys will be sent each time.
     pub(super) fn learn(&mut self, id: ListId, keys: &[u64], budget: &mut Budget) {

@@ -131,7 +131,7 @@ fn raw_peer() -> (Side, TcpStream) {
     let incoming = listener.accept(PATIENCE).unwrap().unwrap();
     let deadline = Instant::now() + PATIENCE;
     let (end, _) = incoming.welcome(CLUSTER, LaneConfig { ring_bytes: RING }, deadline).unwrap();
-    raw.read_exact(&mut [0; HEADER_BYTES + 32]).unwrap();
+    raw.read_exact(&mut [0; HEADER_BYTES + 48]).unwrap();
     raw.set_nonblocking(false).unwrap();
     (Side::new(end), raw)
 }
