@@ -205,6 +205,9 @@ impl From<FabricName> for FabricChoice {
     }
 }
 
+/// Most copies of a partition: every push travels through all of them, one after the other.
+const MOST_REPLICAS: u32 = 16;
+
 #[derive(Debug, Group)]
 pub(super) struct CoordinatorArgs {
     /// Where servers, workers and status come; port 0 picks a free one, and the first line printed is the address
@@ -452,13 +455,8 @@ fn store(text: &str) -> Result<PathBuf, String> {
 }
 
 fn replicas(text: &str) -> Result<u32, String> {
-    match text.parse::<u32>() {
-        Ok(1) => Ok(1),
-        Ok(0) | Err(_) => Err("give the number of copies, 1".to_owned()),
-        Ok(_) => {
-            Err("this build keeps one copy of each partition, chains of more come later; give 1".to_owned())
-        }
-    }
+    let copies = text.parse::<u32>().ok().filter(|copies| (1..=MOST_REPLICAS).contains(copies));
+    copies.ok_or_else(|| format!("give the number of copies, 1 to {MOST_REPLICAS}"))
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
@@ -532,6 +530,7 @@ mod tests {
         }
         assert_eq!(store("file:a:b"), Ok("a:b".into()));
         assert!(store("etcd:http://a").is_err() && store("file:").is_err() && store("dir").is_err());
-        assert!(replicas("1").is_ok() && replicas("2").is_err_and(|line| line.contains("one copy")));
+        assert_eq!((replicas("1"), replicas("2")), (Ok(1), Ok(2)));
+        assert!(replicas("0").is_err() && replicas("17").is_err());
     }
 }

@@ -156,7 +156,7 @@ impl Coordinator {
 
     /// Begins what can begin now. Tables are made and dropped one at a time, in order; sessions pass by them.
     pub(super) fn begin_pending(&mut self) {
-        if !self.is_settled() {
+        if self.pending.is_empty() || !self.is_settled() {
             return;
         }
         let mut waiting = std::mem::take(&mut self.pending);
@@ -181,7 +181,7 @@ impl Coordinator {
                 self.sessions.insert(session, client);
                 self.changed = true;
                 let kind = Kind::Begin { session, clock: crate::wire::ids::Clock(0) };
-                let servers = self.placed_on.clone();
+                let servers = self.present();
                 self.launch(kind, Ask::BeginSession { session }, Some(asker), servers, until);
             }
             Request::OpenTable { schema } => self.open_table(asker, &schema, until),
@@ -212,7 +212,7 @@ impl Coordinator {
                 }
                 self.changed = true;
                 let ask = Ask::CreateTable { table, schema: SchemaText(Arc::clone(&schema)) };
-                let servers = self.placed_on.clone();
+                let servers = self.present();
                 self.launch(Kind::Create { table, schema }, ask, Some(asker), servers, until);
             }
             Err(CatalogError::Mismatch { theirs, .. }) => {

@@ -1,9 +1,10 @@
 //! Operations: one ask to each of several servers, done when all have answered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::servers::Life;
 use super::{Asker, Coordinator, Output};
 use crate::cluster::message::{Ask, Done, Failure, FromCoordinator, Reply, SchemaText, ServerReport};
 use crate::store::TableSchema;
@@ -120,10 +121,34 @@ impl Coordinator {
         self.finish_if_done(number);
     }
 
+    /// Servers that have lost their last role have nothing left to do: others answer for the partitions they had, which
+    /// are told all tables and sessions with their new roles.
+    pub(super) fn excuse(&mut self, servers: &BTreeSet<ServerId>) {
+        let excused: Vec<ServerId> =
+            servers.iter().copied().filter(|server| !self.chains.holds(*server)).collect();
+        if excused.is_empty() {
+            return;
+        }
+        let numbers: Vec<u64> = self.operations.keys().copied().collect();
+        for number in numbers {
+            let Some(open) = self.operations.get_mut(&number) else { continue };
+            let lasting = matches!(open.kind, Kind::Hold { .. } | Kind::Tidy | Kind::Report { .. });
+            let before = open.waiting.len();
+            if !lasting {
+                open.waiting.retain(|server| !excused.contains(server));
+            }
+            if open.waiting.len() < before {
+                self.finish_if_done(number);
+            }
+        }
+    }
+
     /// A server is gone: nobody waits for it any longer.
     pub(super) fn give_up_on(&mut self, server: ServerId) {
         self.asks.retain(|_, (_, asked)| *asked != server);
-        let failure = self.servers.get(&server).map(|known| {
+        // Whose partitions others have is missed by nobody.
+        let missed = self.servers.get(&server).filter(|_| self.chains.holds(server));
+        let failure = missed.map(|known| {
             Failure::other(format!("{} is gone; see what status says of its partitions", known.name()))
         });
         let numbers: Vec<u64> = self.operations.keys().copied().collect();
@@ -224,10 +249,9 @@ impl Coordinator {
         self.operations.values().filter(asks).count()
     }
 
-    /// Servers of the map that are not gone.
+    /// Servers with roles that are not gone.
     pub(super) fn present(&self) -> Vec<ServerId> {
-        let lost = self.lost();
-        self.placed_on.iter().copied().filter(|id| !lost.contains(id)).collect()
+        self.chains.holders().filter(|id| self.servers[id].life != Life::Gone).collect()
     }
 
     /// A table is being made or dropped: the next one waits.
@@ -236,12 +260,19 @@ impl Coordinator {
     }
 
     /// Tables that servers are making, of which some may have them already.
-    pub(super) fn tables_in_the_making(&self) -> BTreeSet<TableId> {
-        let table = |open: &Operation| match open.kind {
-            Kind::Create { table, .. } => Some(table),
+    pub(super) fn tables_in_the_making(&self) -> BTreeMap<TableId, SchemaText> {
+        let table = |open: &Operation| match &open.kind {
+            Kind::Create { table, schema } => Some((*table, SchemaText(Arc::clone(schema)))),
             _ => None,
         };
         self.operations.values().filter_map(table).collect()
+    }
+
+    /// Tables that heads are to have: those there are and those in the making.
+    pub(super) fn tables_to_hold(&self) -> Vec<(TableId, SchemaText)> {
+        let mut tables = self.tables_in_the_making();
+        tables.extend(self.catalog.tables().map(|(id, schema)| (id, SchemaText(Arc::clone(schema)))));
+        tables.into_iter().collect()
     }
 
     /// Whether some server may still know a session that has ended.

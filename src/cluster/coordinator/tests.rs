@@ -6,7 +6,7 @@ use gradwire_kernels::{Dtype, Rule};
 use proptest::prelude::*;
 
 use super::*;
-use crate::cluster::ServerState;
+use crate::cluster::{Map, ServerState};
 use crate::cluster::message::{Ask, ClientHello, Done, HostIdentity, SchemaText, ServerHello, ServerReport};
 use crate::store::{Init, TableKind, TableSchema};
 use crate::wire::ids::{Clock, Epoch, PartitionId, ShardId, TableId};
@@ -676,7 +676,7 @@ proptest! {
                     _ => {}
                 }
             }
-            for (at, chain) in world.machine.map.partitions.iter().enumerate() {
+            for (at, chain) in world.machine.chains.map().partitions.iter().enumerate() {
                 let members = epochs.entry((PartitionId(at as u32), chain.epoch)).or_insert_with(|| chain.members.clone());
                 prop_assert_eq!(&*members, &chain.members, "an epoch stands for one chain");
             }
