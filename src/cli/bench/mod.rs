@@ -13,6 +13,7 @@ mod apart;
 mod histogram;
 mod kernels;
 mod lane;
+mod ledger;
 mod lists;
 mod ping_pong;
 mod traffic;
@@ -64,6 +65,7 @@ pub(super) fn run(op: &BenchOp) -> Result<(), Failure> {
         ),
         BenchOp::Lane(args) => lane::run(args),
         BenchOp::Kernels(args) => kernels::run(args),
+        BenchOp::Ledger(args) => ledger::run(args),
     }
 }
 
