@@ -358,6 +358,27 @@ fn bench_ledger_balances_and_traces_every_push() {
 }
 
 #[test]
+fn bench_without_key_cache_stands_beside_the_store_alone() {
+    let folder = Folder::new();
+    let run = |name: &str, more: &[&str]| {
+        let report = folder.text(name);
+        let common =
+            ["--keys", "20000", "--batch", "500", "--dim", "2", "--seconds", "0.1", "--report", &report];
+        works(&[more, &common].concat());
+        json(Path::new(&report))["workload"]["bare_keys_per_s"].as_f64()
+    };
+    for (index, op) in ["push", "pull"].into_iter().enumerate() {
+        for (at, more) in
+            [&["--no-key-cache"][..], &["--no-key-cache", "--fresh-keys"]].into_iter().enumerate()
+        {
+            let bare = run(&format!("bare{index}{at}.json"), &[&["bench", op], more].concat());
+            assert!(bare.unwrap() > 0.0, "{op} {more:?}");
+        }
+        assert_eq!(run(&format!("cached{index}.json"), &["bench", op]), None);
+    }
+}
+
+#[test]
 fn bench_lane_reports_bytes_and_round_trips() {
     let folder = Folder::new();
     let runs: [&[&str]; 3] =

@@ -39,7 +39,7 @@ pub enum Admission {
     Refused,
     /// Nothing changed; the client resends in order.
     Retry(RetryReason),
-    /// The session has ended or never began here.
+    /// The session has ended, or never began in this chain.
     Ended,
 }
 
@@ -53,7 +53,7 @@ pub enum Verdict {
     Duplicate,
     /// Nothing changed; do it again later.
     Retry(RetryReason),
-    /// The session has ended or never began here.
+    /// The session has ended, or never began in this chain.
     Ended,
 }
 

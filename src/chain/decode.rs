@@ -6,6 +6,7 @@ use super::batch::{
     BATCH_HEADER_BYTES, BATCH_VERSION, BatchHead, ENTRY_HEADER_BYTES, EntryHead, EntryKind, carried_checksum,
     checksum,
 };
+use crate::wire::ids::{Epoch, PartitionId};
 
 /// Why bytes are not a batch. Whoever sent them is not a replica of this version: its lane is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -75,6 +76,38 @@ pub enum BatchError {
         /// How many.
         bytes: u64,
     },
+    /// Another partition's batch.
+    #[error("a batch of partition {found} came on the link of partition {expected}")]
+    Partition {
+        /// The partition meant.
+        expected: PartitionId,
+        /// The batch's.
+        found: PartitionId,
+    },
+    /// A batch that was sealed under a version of the chain that is not there yet.
+    #[error("a batch sealed under epoch {found} came under epoch {ours}")]
+    Epoch {
+        /// The version here.
+        ours: Epoch,
+        /// The batch's.
+        found: Epoch,
+    },
+    /// A batch from a predecessor to a replica that has none under this epoch.
+    #[error("a batch came to the head of partition {partition}, which has no predecessor")]
+    Head {
+        /// Which partition.
+        partition: PartitionId,
+    },
+    /// A batch that no log here could keep.
+    #[error(
+        "a batch of {found} bytes: at most {most} fit this server's log; give all servers the same log size"
+    )]
+    Oversize {
+        /// Its bytes.
+        found: usize,
+        /// Most bytes.
+        most: usize,
+    },
     /// A field that its kind does not allow.
     #[error("a {kind:?} entry's field `{field}` has the value {found}, which is not allowed")]
     Field {
@@ -111,6 +144,15 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// Any [`BatchError`]; nothing of the batch may be used then.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BatchError> {
+        Self::check(bytes, true)
+    }
+
+    /// Checks everything but the checksum: of bytes that were parsed before, but lie where a peer can write.
+    pub(super) fn parse_again(bytes: &'a [u8]) -> Result<Self, BatchError> {
+        Self::check(bytes, false)
+    }
+
+    fn check(bytes: &'a [u8], with_checksum: bool) -> Result<Self, BatchError> {
         let length =
             |expected: usize| BatchError::Length { expected: expected as u64, found: bytes.len() as u64 };
         let (header, body) =
@@ -119,9 +161,11 @@ impl<'a> Batch<'a> {
         if head.bytes as usize != body.len() {
             return Err(length(head.batch_bytes()));
         }
-        let (found, computed) = (carried_checksum(bytes), checksum(bytes));
-        if found != computed {
-            return Err(BatchError::Crc { found, computed });
+        if with_checksum {
+            let (found, computed) = (carried_checksum(bytes), checksum(bytes));
+            if found != computed {
+                return Err(BatchError::Crc { found, computed });
+            }
         }
         let mut rest = body;
         for index in 0..head.entries {

@@ -30,6 +30,17 @@ impl IdRanges {
         }
     }
 
+    /// Made from what [`IdRanges::iter`] gave; none unless the ranges ascend and do not touch.
+    pub(super) fn from_ranges(ranges: Vec<(u64, u64)>) -> Option<Self> {
+        let ordered = ranges.iter().all(|&(first, last)| first <= last);
+        let apart = ranges.windows(2).all(|pair| pair[1].0.checked_sub(pair[0].1).is_some_and(|gap| gap > 1));
+        (ordered && apart).then_some(Self { ranges })
+    }
+
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = (u64, u64)> + '_ {
+        self.ranges.iter().copied()
+    }
+
     pub(super) fn contains(&self, id: u64) -> bool {
         let at = self.ranges.partition_point(|&(_, last)| last < id);
         self.ranges.get(at).is_some_and(|&(first, _)| first <= id)

@@ -58,6 +58,8 @@ pub(super) struct Log {
     open: Option<Open>,
     /// End of what is committed.
     tail: usize,
+    /// Bytes of the sealed batches.
+    sealed: usize,
 }
 
 impl Log {
@@ -65,7 +67,15 @@ impl Log {
     /// `seal_bytes` long.
     pub(super) fn new(limit: usize, seal_bytes: usize) -> Self {
         assert!(limit.is_power_of_two() && limit >= FIRST_BYTES, "log limit {limit}");
-        Self { words: Box::default(), limit, seal_bytes, places: VecDeque::new(), open: None, tail: 0 }
+        Self {
+            words: Box::default(),
+            limit,
+            seal_bytes,
+            places: VecDeque::new(),
+            open: None,
+            tail: 0,
+            sealed: 0,
+        }
     }
 
     fn capacity(&self) -> usize {
@@ -86,8 +96,21 @@ impl Log {
         }
     }
 
+    /// Most bytes of the ring while it takes batches of a predecessor. They are at most `limit` bytes in all, because
+    /// the head has them in a log of that size; but they wrap at other places here. Twice the limit is enough for any
+    /// order, as no batch is longer than a quarter of it: while the ring is linear, no room before nor behind what is
+    /// live means that more than 2 - 1/4 - 1/4 limits are live; once it has wrapped, at most a quarter lies idle.
+    fn foreign_limit(&self) -> usize {
+        2 * self.limit
+    }
+
     /// Finds room for an entry of `bytes`, growing the ring if that is what it takes.
     pub(super) fn fit(&mut self, bytes: usize) -> Fit {
+        // A ring that grew for a predecessor's batches has more room than a head may fill.
+        let header = if self.open.is_some() { 0 } else { BATCH_HEADER_BYTES };
+        if self.live_bytes() + header + bytes > self.limit {
+            return Fit::Full;
+        }
         if let Some(open) = self.open {
             if self.tail - open.start + bytes > self.seal_bytes {
                 return Fit::AfterSeal;
@@ -99,32 +122,72 @@ impl Log {
             if BATCH_HEADER_BYTES + bytes <= start {
                 return Fit::AfterSeal;
             }
-            return if self.grow(bytes) { Fit::At(self.tail) } else { Fit::Full };
+            return if self.grow(bytes, self.limit) { Fit::At(self.tail) } else { Fit::Full };
         }
-        let needed = BATCH_HEADER_BYTES + bytes;
+        match self.start_of(BATCH_HEADER_BYTES + bytes, self.limit) {
+            Some(start) => Fit::At(start + BATCH_HEADER_BYTES),
+            None => Fit::Full,
+        }
+    }
+
+    /// Where a new batch of `needed` bytes begins, in a ring of at most `limit`; none is open.
+    fn start_of(&mut self, needed: usize, limit: usize) -> Option<usize> {
         if self.first().is_none() {
             self.tail = 0;
         }
         let (here, start) = self.room();
         if needed <= here {
-            Fit::At(self.tail + BATCH_HEADER_BYTES)
+            Some(self.tail)
         } else if needed <= start {
-            Fit::At(BATCH_HEADER_BYTES)
-        } else if self.grow(needed) {
-            Fit::At(self.tail + BATCH_HEADER_BYTES)
+            Some(0)
         } else {
-            Fit::Full
+            self.grow(needed, limit).then_some(self.tail)
         }
     }
 
-    /// Doubles until `needed` more bytes fit behind what is live. False past the limit. Costs a copy of what is
+    /// Most bytes of a predecessor's batch.
+    pub(super) fn longest_foreign(&self) -> usize {
+        self.limit
+    }
+
+    /// Whether [`Log::put`] would find room.
+    pub(super) fn can_put(&self, bytes: usize) -> bool {
+        let (here, start) = self.room();
+        let limit = self.foreign_limit();
+        bytes <= here || bytes <= start || self.capacity() < limit && self.live_bytes() + bytes <= limit
+    }
+
+    /// Keeps a predecessor's batch, whose checksum is right. False when there is no room; nothing has changed then.
+    pub(super) fn put(&mut self, batch: &[u8], lsn: Lsn) -> bool {
+        assert!(self.open.is_none(), "batch {lsn} comes from a predecessor while one is open here");
+        self.check_next(lsn);
+        let Some(start) = self.start_of(batch.len(), self.foreign_limit()) else { return false };
+        self.bytes_mut(start, batch.len()).copy_from_slice(batch);
+        self.keep(Place { start, bytes: batch.len(), lsn, checked: true });
+        true
+    }
+
+    fn check_next(&self, lsn: Lsn) {
+        assert!(
+            self.places.back().is_none_or(|last| last.lsn.next() == lsn),
+            "batch {lsn} does not follow the last one"
+        );
+    }
+
+    fn keep(&mut self, place: Place) {
+        self.sealed += place.bytes;
+        self.tail = place.start + place.bytes;
+        self.places.push_back(place);
+    }
+
+    /// Doubles until `needed` more bytes fit behind what is live. False past `limit`. Costs a copy of what is
     /// live, at most half the new ring.
-    fn grow(&mut self, needed: usize) -> bool {
+    fn grow(&mut self, needed: usize, limit: usize) -> bool {
         let live = self.live_bytes();
         let mut capacity = self.capacity().max(FIRST_BYTES / 2);
         loop {
             capacity *= 2;
-            if capacity > self.limit {
+            if capacity > limit {
                 return false;
             }
             if live + needed <= capacity {
@@ -166,21 +229,26 @@ impl Log {
         let bytes = self.tail - open.start;
         let body = u32::try_from(bytes - BATCH_HEADER_BYTES);
         let Ok(body) = body else { unreachable!("a batch of {bytes} bytes in a log of {}", self.limit) };
-        assert!(
-            self.places.back().is_none_or(|last| last.lsn.next() == lsn),
-            "batch {lsn} does not follow the last one"
-        );
+        self.check_next(lsn);
         let head = BatchHead { partition, epoch, lsn, entries: open.entries, bytes: body };
         self.bytes_mut(open.start, BATCH_HEADER_BYTES).copy_from_slice(&head.to_bytes());
-        self.places.push_back(Place { start: open.start, bytes, lsn, checked: false });
+        self.keep(Place { start: open.start, bytes, lsn, checked: false });
         true
     }
 
     /// Forgets every batch up to `lsn`.
     pub(super) fn release(&mut self, lsn: Lsn) {
-        while self.places.front().is_some_and(|place| place.lsn <= lsn) {
+        while let Some(place) = self.places.front()
+            && place.lsn <= lsn
+        {
+            self.sealed -= place.bytes;
             self.places.pop_front();
         }
+    }
+
+    /// The oldest batch kept; none without a sealed one.
+    pub(super) fn first_lsn(&self) -> Option<Lsn> {
+        self.places.front().map(|place| place.lsn)
     }
 
     /// Gives the ring's memory back if it is empty.
@@ -210,11 +278,7 @@ impl Log {
 
     /// Bytes of all batches kept, the open one included.
     pub(super) fn live_bytes(&self) -> usize {
-        let sealed: usize = match (self.places.front(), self.places.back()) {
-            (Some(first), Some(last)) if first.start <= last.start => last.start + last.bytes - first.start,
-            _ => self.places.iter().map(|place| place.bytes).sum(),
-        };
-        sealed + self.open.map_or(0, |open| self.tail - open.start)
+        self.sealed + self.open.map_or(0, |open| self.tail - open.start)
     }
 
     /// Bytes of memory the ring takes.

@@ -12,9 +12,11 @@
 //!
 //! The turn of a shard's loop, per push: [`Replica::admit`], copy into [`Replica::log_mut`], push to the store,
 //! [`Replica::commit`] or [`Replica::refuse`] or [`Replica::abandon`]; at its end: [`Replica::seal`],
-//! [`Replica::acked`] if this is the tail, [`Replica::outcomes`].
+//! [`Replica::acked`] if this is the tail, [`Replica::outcomes`]. A successor, per batch: [`Replica::receive`], rows to
+//! the store, [`Replica::accept`]; its log is the copy that is forwarded on. When the chain changes:
+//! [`Replica::reconfigure`]; for who joins behind the tail: [`Replica::snapshot`], [`Replica::keep_after`].
 //!
-//! Absent on purpose: time, sockets, threads, random numbers, the rows themselves, and any choice of which pushes
+//! Absent on purpose: links and their handshakes, time, sockets, threads, random numbers, the rows themselves, and any choice of which pushes
 //! are valid: the caller decides that and says so. One thread owns a replica; nothing here waits or locks.
 
 mod admission;
@@ -22,8 +24,11 @@ mod batch;
 mod decode;
 mod id_ranges;
 mod log;
+mod receive;
+mod reconfigure;
 mod replica;
 mod sessions;
+mod snapshot;
 
 #[cfg(test)]
 mod decode_test;
@@ -39,5 +44,7 @@ pub use batch::{
     BATCH_HEADER_BYTES, BATCH_VERSION, BatchHead, ENTRY_HEADER_BYTES, EntryFlags, EntryHead, EntryKind,
 };
 pub use decode::{Batch, BatchError, Entries, Entry};
+pub use receive::{AcceptError, Received};
 pub use replica::{ConfigError, LogSlot, Position, Replica, ReplicaConfig, SEAL_BYTES};
 pub use sessions::{Divergence, REFUSALS_KEPT, SessionStatus};
+pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};

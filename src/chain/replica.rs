@@ -85,17 +85,19 @@ impl LogSlot {
 /// See [`super`].
 #[derive(Debug)]
 pub struct Replica {
-    partition: PartitionId,
-    epoch: Epoch,
-    position: Position,
+    pub(super) partition: PartitionId,
+    pub(super) epoch: Epoch,
+    pub(super) position: Position,
     orphan: bool,
-    lsn: Lsn,
-    acked: Lsn,
+    pub(super) lsn: Lsn,
+    pub(super) acked: Lsn,
+    /// Batches above are kept for a joiner.
+    pub(super) kept_after: Option<Lsn>,
     max_payload: usize,
     /// Raised by everything that moves the log's end or may move its bytes.
-    serial: u64,
-    log: Log,
-    sessions: Sessions,
+    pub(super) serial: u64,
+    pub(super) log: Log,
+    pub(super) sessions: Sessions,
 }
 
 impl Replica {
@@ -115,6 +117,7 @@ impl Replica {
             orphan: false,
             lsn: Lsn(0),
             acked: Lsn(0),
+            kept_after: None,
             // A quarter: while others fill the log, a large push still finds its room soon.
             max_payload: log_bytes / 4 - BATCH_HEADER_BYTES - ENTRY_HEADER_BYTES,
             serial: 0,
@@ -263,14 +266,19 @@ impl Replica {
         }
         if lsn > self.acked {
             self.acked = lsn;
-            self.log.release(lsn);
-            self.sessions.acked(lsn);
+            self.sessions.acked(lsn, self.position.heads());
         }
+        // A successor's word: it has come from the tail, so a former joiner has all that too.
+        if !self.position.tails() && self.kept_after.is_some_and(|kept| lsn > kept) {
+            self.kept_after = (lsn < self.acked).then_some(lsn);
+        }
+        self.release();
         Ok(())
     }
 
     /// Hands each outcome that has changed, or that a duplicate asked for, to `tell`, in the order in which they
-    /// became due. `tell` says whether it could pass the outcome on; if not, it is handed over again next time.
+    /// became due. `tell` says whether it could pass the outcome on; if not, it is handed over again next time. Only
+    /// a head has any; one that has just become head has one for every session.
     pub fn outcomes(&mut self, tell: impl FnMut(Outcome<'_>) -> bool) {
         self.sessions.outcomes(tell);
     }
@@ -281,7 +289,8 @@ impl Replica {
         self.sessions.any_due()
     }
 
-    /// A sealed batch that is still kept, as it travels; `None` once it is acknowledged.
+    /// A sealed batch that is still kept, as it travels; `None` once it is acknowledged. A tail behind which nobody
+    /// joins keeps none of its predecessor's.
     pub fn batch(&mut self, lsn: Lsn) -> Option<&[u8]> {
         self.log.batch(lsn)
     }
@@ -333,6 +342,12 @@ impl Replica {
         self.acked
     }
 
+    /// Whether the session has ended in this chain; one that has ended later than this replica's last batch has not.
+    #[must_use]
+    pub fn has_ended(&self, session: SessionId) -> bool {
+        self.sessions.has_ended(session)
+    }
+
     /// The sequence a session's next push has; none when it is not live here.
     #[must_use]
     pub fn expected(&self, session: SessionId) -> Option<Sequence> {
@@ -365,11 +380,15 @@ impl Replica {
     /// Whose turn it is: everything but room.
     fn turn(&mut self, session: SessionId, sequence: Sequence, epoch: Epoch) -> Turn {
         // Before the epoch: an end is durable at the coordinator, so it is true under every epoch.
-        let Some(state) = self.sessions.get(session) else { return Turn::Ended };
-        let expected = state.ordered.next();
+        if self.sessions.has_ended(session) {
+            return Turn::Ended;
+        }
+        // Before the session: a successor may not know of one that lives.
         if !self.position.heads() {
             return Turn::Retry(RetryReason::WrongHead);
         }
+        let Some(state) = self.sessions.get(session) else { return Turn::Ended };
+        let expected = state.ordered.next();
         if epoch != self.epoch {
             return Turn::Retry(RetryReason::UnknownEpoch { ours: self.epoch });
         }

@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::admission::Outcome;
 use super::batch::{EntryFlags, EntryHead, EntryKind};
+use super::decode::{Batch, Entry};
 use super::id_ranges::IdRanges;
 use crate::wire::RefusalCode;
 use crate::wire::ids::{Clock, Lsn, Sequence, SessionId};
@@ -25,15 +26,15 @@ pub(super) struct Session {
     /// Last sequence in the order, and applied at the head.
     pub(super) ordered: Sequence,
     /// The batch it is in: with `ordered` the dedup entry of C3.
-    lsn: Lsn,
+    pub(super) lsn: Lsn,
     /// Last sequence that every replica has applied.
     replicated: Sequence,
     /// Number of the session's newest mark.
     mark: u64,
-    clock: Clock,
+    pub(super) clock: Clock,
     /// Ascending; pruned by the `resolved` of ordered entries only, so that replicas agree.
-    refused: Vec<(Sequence, RefusalCode)>,
-    worker: bool,
+    pub(super) refused: Vec<(Sequence, RefusalCode)>,
+    pub(super) worker: bool,
     dirty: bool,
 }
 
@@ -101,9 +102,29 @@ pub(super) struct Sessions {
     marks: VecDeque<Mark>,
     first_mark: u64,
     dirty: Vec<SessionId>,
+    /// What a batch under check makes of the sessions in it: their last sequences, or none of one that ends. Ascending;
+    /// here only to keep its memory.
+    foreseen: Vec<(SessionId, Option<Sequence>)>,
 }
 
 impl Sessions {
+    /// A joiner's. Given ascending.
+    pub(super) fn restore(live: Vec<(SessionId, Session)>, ended: IdRanges) -> Self {
+        let mut clocks = BTreeMap::new();
+        for (_, state) in live.iter().filter(|(_, state)| state.worker) {
+            *clocks.entry(state.clock).or_default() += 1;
+        }
+        Self { live: live.into_iter().collect(), ended, clocks, ..Self::default() }
+    }
+
+    pub(super) fn live(&self) -> &BTreeMap<SessionId, Session> {
+        &self.live
+    }
+
+    pub(super) fn ended(&self) -> &IdRanges {
+        &self.ended
+    }
+
     pub(super) fn get(&self, session: SessionId) -> Option<&Session> {
         self.live.get(&session)
     }
@@ -126,6 +147,50 @@ impl Sessions {
             worker: state.worker,
             refused: &state.refused,
         })
+    }
+
+    /// Whether every entry of a batch can be applied, one after the other. Changes nothing.
+    pub(super) fn check(&mut self, batch: &Batch<'_>) -> Result<(), Divergence> {
+        self.foreseen.clear();
+        for Entry { head, .. } in batch.entries() {
+            let (session, kind) = (head.session, head.kind);
+            let after = match kind {
+                EntryKind::Push | EntryKind::Refused | EntryKind::Clock => {
+                    let last = self.foresee(session).ok_or(Divergence::Life { session, kind })?;
+                    if head.sequence != last.next() {
+                        let (expected, found) = (last.next(), head.sequence);
+                        return Err(Divergence::Sequence { session, expected, found });
+                    }
+                    Some(head.sequence)
+                }
+                EntryKind::ClientBegan => {
+                    let is_known = self.foreseen_at(session).is_ok() || self.live.contains_key(&session);
+                    if is_known || self.has_ended(session) {
+                        return Err(Divergence::Life { session, kind });
+                    }
+                    Some(Sequence(0))
+                }
+                EntryKind::ClientEnded => None,
+                EntryKind::TableCreated | EntryKind::TableDropped => continue,
+            };
+            match self.foreseen_at(session) {
+                Ok(at) => self.foreseen[at].1 = after,
+                Err(at) => self.foreseen.insert(at, (session, after)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The last sequence of a session behind the entries checked so far; none when it is not live then.
+    fn foresee(&self, session: SessionId) -> Option<Sequence> {
+        match self.foreseen_at(session) {
+            Ok(at) => self.foreseen[at].1,
+            Err(_) => self.live.get(&session).map(|state| state.ordered),
+        }
+    }
+
+    fn foreseen_at(&self, session: SessionId) -> Result<usize, usize> {
+        self.foreseen.binary_search_by_key(&session, |&(other, _)| other)
     }
 
     /// Applies one entry of batch `lsn`. On an error nothing has changed.
@@ -208,8 +273,8 @@ impl Sessions {
         }
     }
 
-    /// Every replica has applied all up to `lsn`: what stands there is replicated.
-    pub(super) fn acked(&mut self, lsn: Lsn) {
+    /// Every replica has applied all up to `lsn`: what stands there is replicated. Only a head `tells` its clients.
+    pub(super) fn acked(&mut self, lsn: Lsn, tells: bool) {
         while let Some(&mark) = self.marks.front()
             && mark.lsn <= lsn
         {
@@ -217,7 +282,20 @@ impl Sessions {
             self.first_mark += 1;
             if let Some(state) = self.live.get_mut(&mark.session) {
                 state.replicated = mark.sequence;
-                self.restate(mark.session);
+                if tells {
+                    self.restate(mark.session);
+                }
+            }
+        }
+    }
+
+    /// A new head tells everybody how they stand; one that is no head any more tells nobody.
+    pub(super) fn restate_all(&mut self, tells: bool) {
+        self.dirty.clear();
+        for (&session, state) in &mut self.live {
+            state.dirty = tells;
+            if tells {
+                self.dirty.push(session);
             }
         }
     }
@@ -254,6 +332,17 @@ impl Sessions {
 }
 
 impl Session {
+    /// A joiner's: all that is ordered is applied by everybody before it in the chain.
+    pub(super) fn restored(
+        ordered: Sequence,
+        lsn: Lsn,
+        clock: Clock,
+        worker: bool,
+        refused: Vec<(Sequence, RefusalCode)>,
+    ) -> Self {
+        Self { ordered, lsn, replicated: ordered, clock, refused, worker, ..Self::default() }
+    }
+
     /// Whether another refusal could be kept once everything below `resolved` is forgotten.
     pub(super) fn can_refuse(&self, resolved: Sequence) -> bool {
         self.refused.len() < REFUSALS_KEPT
@@ -276,7 +365,7 @@ mod tests {
         for lsn in 2..12 {
             for push in 0..50 {
                 if push == 25 {
-                    sessions.acked(Lsn(lsn - 1));
+                    sessions.acked(Lsn(lsn - 1), true);
                 }
                 sequence = sequence.next();
                 for session in ids {

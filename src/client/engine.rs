@@ -7,7 +7,7 @@ use super::error::Error;
 use super::flow::Flow;
 use super::link::{Dialer, Link};
 use super::plan::{KeyPlan, PlanCache};
-use super::pull_path::PullState;
+use super::pull_path::{Progress, PullState};
 use super::push_path::{PushState, Sent};
 use super::slots::{SlotId, Slots};
 use super::strong_pull::WaitingPull;
@@ -123,6 +123,10 @@ pub(super) struct Engine<F> {
     pub(super) spare_words: Vec<Vec<u32>>,
     pub(super) scratch: Vec<u8>,
     pub(super) rows: Vec<f32>,
+    /// Which rows of a piece there are.
+    pub(super) bitmap: Vec<u64>,
+    /// Memory of ended pulls, to be used again.
+    pub(super) spare_parts: Vec<Vec<Progress>>,
     next_look: Instant,
     events: Vec<Event>,
 }
@@ -160,6 +164,8 @@ impl<F: Fabric> Engine<F> {
             spare_words: Vec::new(),
             scratch: Vec::new(),
             rows: Vec::new(),
+            bitmap: Vec::new(),
+            spare_parts: Vec::new(),
             next_look: Instant::now(),
             events: Vec::new(),
         };
@@ -182,13 +188,15 @@ impl<F: Fabric> Engine<F> {
         &mut self.routes[partition.0 as usize]
     }
 
-    /// One turn: takes in what came, opens what is needed, sends what fits. Never waits.
-    pub(super) fn turn(&mut self) {
+    /// One turn: takes in what came, opens what is needed, sends what fits. Never waits. False when nothing came
+    /// and nothing was to be sent, so that nothing can have changed.
+    pub(super) fn turn(&mut self) -> bool {
         if self.control.map_version() != self.map.version {
             self.follow_map();
         }
         let mut events = std::mem::take(&mut self.events);
         self.fabric.poll(&mut events);
+        let came = !events.is_empty();
         for event in events.drain(..) {
             match event {
                 Event::Arrived(lane) => self.receive(lane),
@@ -215,12 +223,12 @@ impl<F: Fabric> Engine<F> {
         if self.dialer.under_way > 0 {
             self.take_dialed();
         }
-        for link in 0..self.links.len() {
-            if !self.links[link].queue.is_empty() {
-                self.transmit(link);
-            }
+        let changed = came || self.links.iter().any(|link| !link.queue.is_empty());
+        // Polling has flushed what was due before.
+        if changed {
+            self.send_queued();
         }
-        self.fabric.flush();
+        changed
     }
 
     /// Sends again what was sent long ago and never heard of.

@@ -20,12 +20,14 @@ use crate::wire::{
 
 /// Payload of a reply's piece at most (L3); servers cut at it.
 const PIECE_BYTES: usize = 64 << 10;
+/// Pulls whose memory is kept for later ones.
+const SPARE_PARTS: usize = 64;
 /// Header and body of a pull.
 const HEAD_BYTES: usize = HEADER_BYTES + PullBody::BYTES;
 
 /// One part of a pull under way.
 #[derive(Clone, Copy, Default)]
-struct Progress {
+pub(super) struct Progress {
     /// Rows that came.
     received: u32,
     /// Which sending this is; answers to earlier ones are old.
@@ -168,15 +170,17 @@ impl<F: Fabric> Engine<F> {
         options: PullOptions,
     ) -> SlotId {
         rows.resize(plan.keys * schema.dim as usize, 0.0);
-        let parts = plan.parts.len();
+        let left = plan.parts.len();
+        let mut parts = self.spare_parts.pop().unwrap_or_default();
+        parts.resize(left, Progress::default());
         let pull = self.pulls.insert(PullState {
             schema: Arc::clone(schema),
             table,
-            plan: Some(Arc::clone(&plan)),
+            plan: None,
             rows,
             missing: Vec::new(),
-            parts: vec![Progress::default(); parts],
-            left: parts,
+            parts,
+            left,
             failed: None,
             clock: u64::MAX,
             asked_at: self.clock,
@@ -186,28 +190,47 @@ impl<F: Fabric> Engine<F> {
         for (part, keys) in plan.parts.iter().enumerate() {
             self.queue_pull(pull, part as u32, keys.partition, options.strong);
         }
+        self.give_plan_back(pull, plan);
         self.send_queued();
         pull
     }
 
+    /// Ends the loan of a pull's plan.
+    fn give_plan_back(&mut self, pull: SlotId, plan: Arc<KeyPlan>) {
+        if let Some(state) = self.pulls.get_mut(pull) {
+            state.plan = Some(plan);
+        }
+    }
+
     pub(super) fn transmit_pull(&mut self, index: usize, lane: LaneId, pull: SlotId, part: u32) -> bool {
-        let Some(state) = self.pulls.get(pull) else {
+        let Some(state) = self.pulls.get_mut(pull) else {
             self.links[index].queue.pop_front();
             return true;
         };
-        let (Some(plan), progress) = (state.plan.clone(), state.parts[part as usize]) else { return false };
+        let progress = state.parts[part as usize];
         if progress.sent || progress.done || !state.held {
             self.links[index].queue.pop_front();
             self.abandon_part(pull, part);
             return true;
         }
+        // Lent out for the length of this call.
+        let Some(plan) = state.plan.take() else { return false };
+        let moved = self.write_pull(index, lane, pull, part, &plan);
+        self.give_plan_back(pull, plan);
+        moved
+    }
+
+    /// Writes a part of a pull that was not sent; false when it must wait.
+    fn write_pull(&mut self, index: usize, lane: LaneId, pull: SlotId, part: u32, plan: &KeyPlan) -> bool {
+        let Some(state) = self.pulls.get(pull) else { return false };
+        let progress = state.parts[part as usize];
         let keys = &plan.parts[part as usize];
         // It promises to see the pushes before it, and some of them wait for their delay.
         if self.delayed.iter().any(|delayed| delayed.partition == keys.partition) {
             return false;
         }
         let flow_attempt = self.routes[keys.partition.0 as usize].flow.attempt();
-        let form = key_form(&plan, keys);
+        let form = key_form(plan, keys);
         let key_bytes: &[u8] = if form == KeyForm::Named { &[] } else { keys.keys.as_bytes() };
         let header = Header {
             session: self.session,
@@ -288,6 +311,11 @@ impl<F: Fabric> Engine<F> {
         if let Some(plan) = state.plan.take() {
             self.plans.recycle(plan);
         }
+        if self.spare_parts.len() < SPARE_PARTS {
+            let mut parts = std::mem::take(&mut state.parts);
+            parts.clear();
+            self.spare_parts.push(parts);
+        }
         Some(state)
     }
 
@@ -296,9 +324,7 @@ impl<F: Fabric> Engine<F> {
         // The plan is lent out for the length of this call, so that its last holder can give its buffers back.
         let Some(plan) = self.pulls.get_mut(pull).and_then(|state| state.plan.take()) else { return Ok(()) };
         let taken = self.take_piece(lane, header, pull, &plan);
-        if let Some(state) = self.pulls.get_mut(pull) {
-            state.plan = Some(plan);
-        }
+        self.give_plan_back(pull, plan);
         match taken? {
             Piece::Old | Piece::More => return Ok(()),
             Piece::Done { reply_bytes } => self.release(index, reply_bytes),
@@ -375,10 +401,11 @@ impl<F: Fabric> Engine<F> {
         {
             return Err(bad("that does not fit what was asked"));
         }
-        let mut bitmap = [0u64; PIECE_BYTES / 256];
-        let Some(bitmap) = bitmap.get_mut(..bitmap_words) else {
+        if bitmap_words > PIECE_BYTES / 256 {
             return Err(bad("with more rows than a piece holds"));
-        };
+        }
+        self.bitmap.resize(bitmap_words, 0);
+        let bitmap = &mut self.bitmap[..];
         self.fabric.copy_payload(lane, PullReplyBody::BYTES, bitmap.as_mut_bytes());
         let values_at = PullReplyBody::BYTES + bitmap_words * 8;
         if !state.held {

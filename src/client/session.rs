@@ -27,8 +27,8 @@ const MAX_WINDOW: usize = 256;
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of values that unresolved pushes may keep.
 const WINDOW_BYTES: usize = 64 << 20;
-/// Pauses between two polls of a wait: polling a socket without them halves its rate.
-const POLL_PAUSES: usize = 16;
+/// Polls of a wait between two looks at the clock. Sockets are paced by their port.
+const POLLS_A_LOOK: u32 = 16;
 
 /// How long a call waits for a server's first lane: far longer than one takes to open, once a server.
 const FIRST_LANE: Duration = Duration::from_millis(50);
@@ -101,12 +101,23 @@ impl Shared {
             return result;
         }
         let start = Instant::now();
+        let mut polls = 0_u32;
+        let mut changed = true;
         loop {
-            engine.turn();
-            if let Some(result) = ready(&mut engine) {
-                return result;
+            // What is waited for comes by a turn that does something, or by other callers while they hold the engine.
+            if engine.turn() || changed {
+                changed = false;
+                if let Some(result) = ready(&mut engine) {
+                    return result;
+                }
+                engine.check_alive()?;
             }
-            engine.check_alive()?;
+            polls = polls.wrapping_add(1);
+            let spins = !self.limits.spin.is_zero() && self.callers.load(Ordering::Relaxed) == 0;
+            if spins && !polls.is_multiple_of(POLLS_A_LOOK) {
+                std::hint::spin_loop();
+                continue;
+            }
             let now = Instant::now();
             engine.resend_overdue(now);
             let waited = now - start;
@@ -117,10 +128,10 @@ impl Shared {
                 drop(engine);
                 std::thread::yield_now();
                 engine = self.engine();
+                changed = true;
                 continue;
             }
             if waited < self.limits.spin {
-                (0..POLL_PAUSES).for_each(|_| std::hint::spin_loop());
                 if waited > YIELD_AFTER {
                     std::thread::yield_now();
                 }
@@ -238,12 +249,17 @@ impl Shared {
         keys: &(impl super::keys::Keys + ?Sized),
         row_bytes: usize,
     ) -> Result<Arc<KeyPlan>, Error> {
-        let identity = keys.identity();
-        if identity.is_none() {
-            super::keys::check(keys.as_slice())?;
-        }
-        self.engine().plan(table, schema, keys.as_slice(), identity, row_bytes)
+        check_keys(keys)?;
+        self.engine().plan(table, schema, keys.as_slice(), keys.identity(), row_bytes)
     }
+}
+
+/// Checks keys that were not checked when their list was made.
+pub(super) fn check_keys(keys: &(impl super::keys::Keys + ?Sized)) -> Result<(), Error> {
+    if keys.identity().is_none() {
+        super::keys::check(keys.as_slice())?;
+    }
+    Ok(())
 }
 
 impl Drop for Shared {

@@ -148,11 +148,12 @@ impl SparseTable {
     /// ```
     pub fn pull_with(&self, keys: &(impl Keys + ?Sized), pull: Pull) -> Result<PullTicket, Error> {
         let patience = pull.deadline.unwrap_or(self.shared.deadline());
-        let plan = self.shared.plan(self.id, &self.schema, keys, self.dim() * 4)?;
+        super::session::check_keys(keys)?;
+        let mut engine = self.shared.engine();
+        let plan = engine.plan(self.id, &self.schema, keys.as_slice(), keys.identity(), self.dim() * 4)?;
         if plan.parts.is_empty() {
             return Ok(PullTicket { shared: Arc::clone(&self.shared), pull: None, patience });
         }
-        let mut engine = self.shared.engine();
         engine.check_alive()?;
         let options = PullOptions {
             strong: pull.strong,

@@ -375,8 +375,12 @@ pub enum Ask {
         peers: Vec<ServerEntry>,
         /// Tables there are, those in the making too: a head makes what is missing and drops the others.
         tables: Vec<(TableId, SchemaText)>,
+        /// The newest table there is or was: of newer ones the list says nothing.
+        last_table: TableId,
         /// Sessions there are, those that begin too: a head begins what is missing and ends the others (C3).
         sessions: Vec<SessionId>,
+        /// The newest session there is or was.
+        last_session: SessionId,
     },
     /// Make a table's part here.
     CreateTable {

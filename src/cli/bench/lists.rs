@@ -38,6 +38,7 @@ impl Named {
         Ok(if cached { Self::List(KeyList::new(keys)?) } else { Self::Slice(keys) })
     }
 
+    /// The list.
     pub(super) fn keys(&self) -> &[u64] {
         match self {
             Self::Slice(keys) => keys,

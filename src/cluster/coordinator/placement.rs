@@ -5,7 +5,7 @@ use super::servers::Life;
 use super::{Coordinator, Output};
 use crate::cluster::message::{Ask, FromCoordinator, Holding, ServerEntry};
 use crate::cluster::{Map, ShardInfo};
-use crate::wire::ids::{Epoch, ServerId, ShardId};
+use crate::wire::ids::{Epoch, ServerId, SessionId, ShardId, TableId};
 
 /// A server that has been silent for so many leases gets no partitions, and the cluster is not complete with it; fewer
 /// would move them at every hiccup. Silence alone never takes the last copy from it.
@@ -85,7 +85,9 @@ impl Coordinator {
             holdings,
             peers: Vec::new(),
             tables: Vec::new(),
+            last_table: TableId(0),
             sessions: Vec::new(),
+            last_session: SessionId(0),
         };
         let kind = Kind::Hold { placement: self.placement };
         let until = self.lease_of_tidying();
