@@ -329,6 +329,8 @@ pub(super) enum BenchOp {
     Lane(LaneArgs),
     /// Optimizers in place, without a server, against the memory's bandwidth
     Kernels(KernelsArgs),
+    /// Pushes whose sums are known, and every key compared at the end: nothing may be lost or applied twice
+    Ledger(LedgerArgs),
 }
 
 #[derive(Debug, Group)]
@@ -418,6 +420,37 @@ pub(super) struct KernelsArgs {
     /// Write the figures as JSON
     #[arg(long, value_name = "FILE")]
     pub(super) report: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct LedgerArgs {
+    /// Transport between client and servers
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(super) fabric: FabricName,
+    /// Key space
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = count(1 << 24))]
+    pub(super) keys: u64,
+    /// Keys of a push, some of every partition
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = count(1 << 20))]
+    pub(super) batch: u64,
+    /// Pushes under way
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = count(64))]
+    pub(super) inflight: u64,
+    /// Pushes to send, instead of sending for --seconds
+    #[arg(long, value_name = "N", value_parser = count(u64::MAX))]
+    pub(super) batches: Option<u64>,
+    /// How long to send
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds, conflicts_with = "batches")]
+    pub(super) seconds: f64,
+    /// Keep the books of a running cluster; this is its coordinator
+    #[arg(long, value_name = "HOST:PORT[,HOST:PORT…]", value_parser = addresses)]
+    pub(super) cluster: Option<String>,
+    /// Write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) report: Option<PathBuf>,
+    /// Write when each push was sent and acknowledged, as CSV in microseconds of the system's clock
+    #[arg(long, value_name = "FILE")]
+    pub(super) trace: Option<PathBuf>,
 }
 
 fn count(most: u64) -> clap::builder::RangedU64ValueParser<u64> {

@@ -65,6 +65,11 @@ impl<B> Flow<B> {
         self.sent > 0
     }
 
+    /// How many were sent in this attempt whose outcome has not come.
+    pub(super) fn sent(&self) -> usize {
+        self.sent
+    }
+
     /// Every sequence below is resolved.
     pub(super) fn resolved(&self) -> Sequence {
         self.entries.front().map_or(self.next, |entry| entry.sequence)
@@ -118,7 +123,8 @@ impl<B> Flow<B> {
         self.sent += 1;
     }
 
-    /// The lane is gone, or nothing was heard for long: everything unresolved is to be sent again. Gives what had been.
+    /// The lane is gone, the chain is another, or nothing was heard for long: everything unresolved is to be sent again.
+    /// Gives what had been.
     pub(super) fn rewind(&mut self) -> std::ops::Range<u64> {
         self.attempt = self.attempt.wrapping_add(1);
         let until = self.sent;

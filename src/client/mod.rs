@@ -11,6 +11,8 @@
 //! A session may be shared between threads: its calls take turns.
 
 mod ask_path;
+#[cfg(test)]
+mod chains;
 mod cluster;
 mod connect;
 mod embedded;
@@ -26,6 +28,8 @@ mod pull_path;
 mod push_path;
 mod remote;
 mod reroute;
+#[cfg(test)]
+mod reroute_test;
 #[cfg(test)]
 mod resend_test;
 mod session;

@@ -331,7 +331,8 @@ impl<F: Fabric> Engine<F> {
             Piece::Again { part, reply_bytes } => {
                 self.release(index, reply_bytes);
                 // Behind the pushes it is to see, which may be on their way again.
-                self.links[index].queue.push_back(Outgoing::Pull { pull, part });
+                let strong = self.pulls.get(pull).is_some_and(PullState::strong);
+                self.queue_pull(pull, part, header.partition, strong);
             }
             Piece::Later { part, reply_bytes } => {
                 self.release(index, reply_bytes);

@@ -382,7 +382,7 @@ impl ControlPlane for Remote {
     }
 
     fn barrier(&self, name: &str, count: usize, deadline: Duration) -> Result<(), ControlError> {
-        let request = Request::Barrier { name: name.to_owned(), count: count as u64 };
+        let request = Request::Barrier { name: name.to_owned(), count: count as u64, caller: random() };
         self.request(request, deadline).map(drop).map_err(Failed::plain)
     }
 

@@ -44,7 +44,8 @@ impl<F: Fabric> Engine<F> {
         self.unqueue(partition, former.1);
         self.delayed.retain(|delayed| delayed.partition != partition);
         let route = &mut self.routes[index];
-        let sent = route.flow.rewind();
+        let sent = route.flow.sent();
+        route.flow.rewind();
         route.flow.epoch = chain.epoch;
         (route.link, route.tail_link, route.heard) = (head, tail, Instant::now());
         if head != former.0 {
@@ -55,7 +56,7 @@ impl<F: Fabric> Engine<F> {
                 }
             }
         }
-        self.release_pushes(former.0, (sent.end - sent.start) as usize);
+        self.release_pushes(former.0, sent);
         self.requeue_all(partition);
         self.move_pulls(partition, former);
         self.move_asks(partition, former.0);

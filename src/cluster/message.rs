@@ -175,6 +175,8 @@ pub enum Request {
         name: String,
         /// For how many in all.
         count: u64,
+        /// Which arrival this is: a resend repeats it and counts once.
+        caller: u64,
     },
     /// Something about a job.
     Job {

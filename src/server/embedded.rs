@@ -207,8 +207,9 @@ impl ControlPlane for Embedded {
     }
 
     fn barrier(&self, name: &str, count: usize, deadline: Duration) -> Result<(), ControlError> {
+        let caller = random();
         let mut barriers = lock(&self.barriers);
-        let Arrival::Wait { round } = barriers.arrive(name, count)? else {
+        let Arrival::Wait { round } = barriers.arrive(name, count, caller)? else {
             self.gathered.notify_all();
             return Ok(());
         };
@@ -216,7 +217,7 @@ impl ControlPlane for Embedded {
             self.gathered.wait_timeout_while(barriers, deadline, |barriers| !barriers.released(name, round));
         let (mut barriers, waited) = waited.unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
-            barriers.leave(name, round);
+            barriers.leave(name, round, caller);
             return Err(ControlError::Deadline { what: "the others' arrival at a barrier", after: deadline });
         }
         Ok(())

@@ -15,6 +15,7 @@ mod bare;
 mod histogram;
 mod kernels;
 mod lane;
+mod ledger;
 mod lists;
 mod ping_pong;
 mod traffic;
@@ -66,6 +67,7 @@ pub(super) fn run(op: &BenchOp) -> Result<(), Failure> {
         ),
         BenchOp::Lane(args) => lane::run(args),
         BenchOp::Kernels(args) => kernels::run(args),
+        BenchOp::Ledger(args) => ledger::run(args),
     }
 }
 

@@ -39,6 +39,7 @@ pub(super) struct Gathered {
     asker: Asker,
     name: String,
     round: u64,
+    caller: u64,
     until: Duration,
 }
 
@@ -85,7 +86,7 @@ impl Coordinator {
         let left: Vec<Gathered> =
             self.gathered.extract_if(.., |waiter| waiter.asker.connection == connection).collect();
         for waiter in left {
-            self.barriers.leave(&waiter.name, waiter.round);
+            self.barriers.leave(&waiter.name, waiter.round, waiter.caller);
         }
     }
 
@@ -138,7 +139,7 @@ impl Coordinator {
                     self.end_session(session, Some((asker, until)));
                 }
             }
-            Request::Barrier { name, count } => self.arrive(asker, name, count, until),
+            Request::Barrier { name, count, caller } => self.arrive(asker, name, (count, caller), until),
             Request::Job { request } => self.on_job(asker, request),
             Request::Status => {
                 let until = until.min(self.clock + REPORT_PATIENCE);
@@ -239,10 +240,10 @@ impl Coordinator {
         self.launch(Kind::End, Ask::EndSession { session }, asker, servers, until);
     }
 
-    fn arrive(&mut self, asker: Asker, name: String, count: u64, until: Duration) {
+    fn arrive(&mut self, asker: Asker, name: String, (count, caller): (u64, u64), until: Duration) {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        match self.barriers.arrive(&name, count) {
-            Ok(Arrival::Wait { round }) => self.gathered.push(Gathered { asker, name, round, until }),
+        match self.barriers.arrive(&name, count, caller) {
+            Ok(Arrival::Wait { round }) => self.gathered.push(Gathered { asker, name, round, caller, until }),
             Ok(Arrival::Released) => {
                 let barriers = &self.barriers;
                 let released: Vec<Gathered> = self
@@ -263,7 +264,7 @@ impl Coordinator {
         let now = self.clock;
         let late: Vec<Gathered> = self.gathered.extract_if(.., |waiter| waiter.until <= now).collect();
         for waiter in late {
-            self.barriers.leave(&waiter.name, waiter.round);
+            self.barriers.leave(&waiter.name, waiter.round, waiter.caller);
             let what = "the others' arrival at a barrier".to_owned();
             self.answer(waiter.asker, Err(Failure::Deadline { what }));
         }

@@ -560,12 +560,12 @@ fn the_sessions_of_a_silent_client_end_and_a_pause_of_our_own_blames_nobody() {
 fn a_barrier_counts_those_who_are_still_there() {
     let mut world = World::new(1);
     let clients: Vec<ConnectionId> = (1..=3).map(|client| world.connect_client(client, &[])).collect();
-    let arrive = || Request::Barrier { name: "b".into(), count: 2 };
-    world.request(clients[0], arrive());
+    let arrive = |caller| Request::Barrier { name: "b".into(), count: 2, caller };
+    world.request(clients[0], arrive(0));
     world.machine.on_closed(world.now, clients[0]);
-    let second = world.request(clients[1], arrive());
+    let second = world.request(clients[1], arrive(1));
     assert!(!world.answers.contains_key(&second), "the first has left");
-    let third = world.request(clients[2], arrive());
+    let third = world.request(clients[2], arrive(2));
     assert_eq!((&world.answers[&second], &world.answers[&third]), (&Ok(Reply::Done), &Ok(Reply::Done)));
 }
 
