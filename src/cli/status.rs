@@ -100,6 +100,7 @@ fn state_name(state: ServerState) -> &'static str {
         ServerState::Joining => "joining",
         ServerState::Serving => "serving",
         ServerState::Spare => "spare",
+        ServerState::Draining => "draining",
         ServerState::Silent => "silent",
         ServerState::Gone => "gone",
     }

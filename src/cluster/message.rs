@@ -181,6 +181,11 @@ pub enum Request {
         /// What.
         request: JobRequest,
     },
+    /// All partitions of a server on others, so that it can be stopped. Answered when it is so.
+    Drain {
+        /// Which server.
+        server: ServerId,
+    },
     /// How things stand.
     Status,
 }

@@ -57,8 +57,13 @@ impl Coordinator {
     }
 
     /// Here, and heard of: one that was stopped gets nothing new to hold.
-    fn is_well(&self, server: &Server) -> bool {
+    fn answers(&self, server: &Server) -> bool {
         server.connection().is_some() && self.clock < server.heard + PATIENCE_LEASES * self.lease()
+    }
+
+    /// Whether partitions may be placed on it.
+    fn is_well(&self, server: &Server) -> bool {
+        self.answers(server) && !server.record.draining
     }
 
     /// Tells those whose roles changed, and those who came, what they hold. What they are asked later comes behind it.
@@ -157,7 +162,7 @@ impl Coordinator {
             return Some(format!("{here} servers have joined, {} are needed", self.replicas));
         }
         let mut holders = self.chains.holders().map(|id| &self.servers[&id]);
-        let missing = holders.find(|server| !self.is_well(server) || !server.is_up_to_date());
+        let missing = holders.find(|server| !self.answers(server) || !server.is_up_to_date());
         if let Some(server) = missing {
             let what = "does not answer or has not yet confirmed its partitions";
             return Some(format!("{} {what}", server.name()));
