@@ -550,7 +550,7 @@ impl Shared {
                 }
                 FromCoordinator::Map { map, servers } => {
                     let version = map.version;
-                    self.lock().map = Some((Arc::new(map), servers));
+                    self.lock().map = Some((map, servers));
                     self.map_version.store(version, Ordering::Relaxed);
                     self.changed.notify_all();
                 }

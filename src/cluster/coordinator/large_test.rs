@@ -58,6 +58,7 @@ fn large() -> (Coordinator, Duration) {
         let hello = ClientHello { client, process: String::new(), sessions: vec![SessionId(client)] };
         machine.on_message(now, ConnectionId(100_000 + client), (CLUSTER, 0), ToCoordinator::Client(hello));
     }
+    machine.take_complaints();
     let asked: Vec<(ConnectionId, u64)> = machine.take_outputs().into_iter().filter_map(asked).collect();
     for (connection, id) in asked {
         let answer = ToCoordinator::Answer { id, result: Ok(Done::Done) };

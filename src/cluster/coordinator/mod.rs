@@ -26,6 +26,7 @@ mod report;
 mod servers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use record::{Record, RecordError};
@@ -36,8 +37,8 @@ use self::copies::{Drain, Handover, Join};
 use self::operation::Operation;
 use self::servers::Server;
 use super::job::{Jobs, JobsConfig};
-use super::message::{Failure, FromCoordinator, Reply, Request, Timing, ToCoordinator};
-use super::{Barriers, Catalog};
+use super::message::{Failure, FromCoordinator, Reply, Request, ServerEntry, Timing, ToCoordinator};
+use super::{Barriers, Catalog, Map};
 use crate::wire::ids::{PartitionId, ServerId, SessionId};
 
 /// Most time that passes between two looks at it; more is a pause of this process, which nobody else is blamed for.
@@ -134,6 +135,8 @@ pub struct Coordinator {
     clients: BTreeMap<u64, Client>,
     /// What the clients were last told of: the map's version.
     published: Option<u64>,
+    /// What that was.
+    newest: Option<(Arc<Map>, Vec<ServerEntry>)>,
     /// Since when there is a newer one.
     unpublished: Option<Duration>,
     pending: VecDeque<Pending>,
@@ -185,6 +188,7 @@ impl Coordinator {
             connections: BTreeMap::new(),
             clients: BTreeMap::new(),
             published: None,
+            newest: None,
             unpublished: None,
             pending: VecDeque::new(),
             operations: BTreeMap::new(),

@@ -1,5 +1,7 @@
 //! Placing partitions anew, telling servers and clients who holds what, and what is missing.
 
+use std::sync::Arc;
+
 use super::operation::Kind;
 use super::servers::{Life, Server};
 use super::{Coordinator, Output};
@@ -182,7 +184,7 @@ impl Coordinator {
     }
 
     /// The map as clients get it.
-    fn published_map(&self) -> (Map, Vec<ServerEntry>) {
+    fn published_map(&self) -> (Arc<Map>, Vec<ServerEntry>) {
         let mut map = self.chains.map().clone();
         let mut servers = Vec::new();
         for server in self.servers.values().filter(|server| self.chains.holds(server.record.server)) {
@@ -190,7 +192,7 @@ impl Coordinator {
             map.shards.extend(server.shard_ids().map(|shard| ShardInfo { shard, address }));
             servers.push(server.entry());
         }
-        (map, servers)
+        (Arc::new(map), servers)
     }
 
     /// Tells all clients the newest map, when they have another and it can be used.
@@ -210,9 +212,10 @@ impl Coordinator {
         }
         (self.published, self.unpublished) = (Some(version), None);
         let (map, servers) = self.published_map();
+        self.newest = Some((Arc::clone(&map), servers.clone()));
         for client in self.clients.values() {
             if let Some(connection) = client.connection {
-                let message = FromCoordinator::Map { map: map.clone(), servers: servers.clone() };
+                let message = FromCoordinator::Map { map: Arc::clone(&map), servers: servers.clone() };
                 self.outputs.push(Output::Send(connection, message));
             }
         }
@@ -221,8 +224,9 @@ impl Coordinator {
     /// The map for one client that just came; it gets the next one otherwise.
     pub(super) fn publish_to(&mut self, connection: super::ConnectionId) {
         if self.published == Some(self.chains.map().version) {
-            let (map, servers) = self.published_map();
-            self.send(connection, FromCoordinator::Map { map, servers });
+            if let Some((map, servers)) = self.newest.clone() {
+                self.send(connection, FromCoordinator::Map { map, servers });
+            }
         }
     }
 }

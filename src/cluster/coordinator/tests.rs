@@ -9,7 +9,7 @@ use super::*;
 use crate::cluster::message::{
     Ask, ClientHello, Done, HostIdentity, SchemaText, ServerEntry, ServerHello, ServerReport,
 };
-use crate::cluster::{Map, PartitionChain, Role, ServerState};
+use crate::cluster::{PartitionChain, Role, ServerState};
 use crate::store::{Init, TableKind, TableSchema};
 use crate::wire::ids::{Clock, Epoch, PartitionId, ShardId, TableId};
 
@@ -261,7 +261,9 @@ impl World {
                     assert!(self.answers.insert((to, id), result).is_none(), "answered twice");
                 }
                 Output::Send(_, FromCoordinator::Renewed { .. }) => {}
-                Output::Send(to, FromCoordinator::Map { map, .. }) => drop(self.maps.insert(to, map)),
+                Output::Send(to, FromCoordinator::Map { map, .. }) => {
+                    drop(self.maps.insert(to, (*map).clone()))
+                }
                 Output::Send(to, FromCoordinator::Refused { reason }) => {
                     drop(self.refused.insert(to, reason))
                 }
