@@ -878,7 +878,5 @@ proptest! {
     }
 }
 
-#[path = "chain_tests.rs"]
 mod chains;
-#[path = "large_test.rs"]
 mod large;
