@@ -37,6 +37,9 @@ pub(super) enum Command {
     Up(UpArgs),
     /// Show how a cluster stands; exit 1 unless it is complete
     Status(StatusArgs),
+    /// Move everything off a server, so that it can be stopped
+    #[command(arg_required_else_help = true)]
+    Drain(DrainArgs),
     /// Measure what this machine does
     #[command(arg_required_else_help = true)]
     Bench {
@@ -286,6 +289,22 @@ pub(super) struct UpArgs {
     /// Where the coordinator's store and the processes' messages go [default: a temporary directory]
     #[arg(long, value_name = "DIR")]
     pub(super) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct DrainArgs {
+    /// The server, as status names it
+    #[arg(value_name = "SERVER_ID")]
+    pub(super) server: u32,
+    /// The coordinators
+    #[arg(long, value_name = "HOST:PORT[,HOST:PORT…]", value_parser = addresses)]
+    pub(super) cluster: String,
+    /// How long to wait for it
+    #[arg(long, value_name = "S", default_value_t = 3600.0, value_parser = seconds)]
+    pub(super) timeout: f64,
+    /// How long to look for the coordinator
+    #[arg(long, value_name = "S", default_value_t = 5.0, value_parser = seconds)]
+    pub(super) connect_timeout: f64,
 }
 
 #[derive(Debug, Group)]

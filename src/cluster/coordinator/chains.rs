@@ -9,15 +9,6 @@ use crate::cluster::message::Holding;
 use crate::cluster::{Map, PartitionChain, Role};
 use crate::wire::ids::{Epoch, PartitionId, ServerId, ShardId};
 
-/// What one thread has to do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Load {
-    /// Copies it has or is getting.
-    pub(super) copies: usize,
-    /// Chains it heads.
-    pub(super) heads: usize,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Chains {
@@ -122,9 +113,19 @@ impl Chains {
         self.held.get(&shard).into_iter().flatten().copied()
     }
 
-    pub(super) fn load(&self, shard: ShardId) -> Load {
-        let copies = self.held.get(&shard).map_or(0, BTreeSet::len);
-        Load { copies, heads: self.heads.get(&shard).copied().unwrap_or(0) }
+    /// Copies a thread has or is getting.
+    pub(super) fn copies(&self, shard: ShardId) -> usize {
+        self.held.get(&shard).map_or(0, BTreeSet::len)
+    }
+
+    /// Chains it heads.
+    pub(super) fn heads(&self, shard: ShardId) -> usize {
+        self.heads.get(&shard).copied().unwrap_or(0)
+    }
+
+    /// Whether roles changed of which nobody was told yet.
+    pub(super) fn is_anybody_concerned(&self) -> bool {
+        !self.concerned.is_empty()
     }
 
     /// Chains that have not exactly the copies they should have, each with everything, or that somebody joins.

@@ -83,6 +83,7 @@ impl Coordinator {
             known.heard = self.clock;
         }
         self.pending.retain(|pending| pending.asker.connection != connection);
+        self.forget_drains(connection);
         let left: Vec<Gathered> =
             self.gathered.extract_if(.., |waiter| waiter.asker.connection == connection).collect();
         for waiter in left {
@@ -141,6 +142,7 @@ impl Coordinator {
             }
             Request::Barrier { name, count, caller } => self.arrive(asker, name, (count, caller), until),
             Request::Job { request } => self.on_job(asker, request),
+            Request::Drain { server } => self.begin_drain(asker, server, until),
             Request::Status => {
                 let until = until.min(self.clock + REPORT_PATIENCE);
                 let servers: Vec<_> = self
@@ -195,7 +197,11 @@ impl Coordinator {
                     self.launch(kind, Ask::DropTable { table }, Some(asker), servers, until);
                 }
             },
-            Request::EndSession { .. } | Request::Barrier { .. } | Request::Job { .. } | Request::Status => {
+            Request::EndSession { .. }
+            | Request::Barrier { .. }
+            | Request::Job { .. }
+            | Request::Drain { .. }
+            | Request::Status => {
                 unreachable!("answered when it came")
             }
         }

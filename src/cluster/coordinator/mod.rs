@@ -16,6 +16,7 @@
 
 mod chains;
 mod clients;
+mod copies;
 mod jobs;
 mod operation;
 mod placement;
@@ -25,18 +26,20 @@ mod report;
 mod servers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use record::{Record, RecordError};
 
 use self::chains::Chains;
 use self::clients::{Client, Gathered};
+use self::copies::{Drain, Handover, Join};
 use self::operation::Operation;
 use self::servers::Server;
 use super::job::{Jobs, JobsConfig};
-use super::message::{Failure, FromCoordinator, Reply, Request, Timing, ToCoordinator};
-use super::{Barriers, Catalog};
-use crate::wire::ids::{ServerId, SessionId};
+use super::message::{Failure, FromCoordinator, Reply, Request, ServerEntry, Timing, ToCoordinator};
+use super::{Barriers, Catalog, Map};
+use crate::wire::ids::{PartitionId, ServerId, SessionId};
 
 /// Most time that passes between two looks at it; more is a pause of this process, which nobody else is blamed for.
 const LONGEST_STEP: Duration = Duration::from_millis(50);
@@ -111,6 +114,17 @@ pub struct Coordinator {
     returned: BTreeSet<ServerId>,
     /// When servers were suspected that had roles; the oldest first.
     suspicions: VecDeque<Duration>,
+    /// Who joins chains now, and when it was last asked how far they are.
+    joins: BTreeMap<PartitionId, Join>,
+    looked: Duration,
+    /// Servers that shall not join a partition before a time.
+    barred: BTreeMap<(PartitionId, ServerId), Duration>,
+    drains: Vec<Drain>,
+    handover: Option<Handover>,
+    /// The version of the map, and when, at which copies were last looked after.
+    tended: Option<(u64, Duration)>,
+    /// The version of the map in which no other heads were found to be better.
+    balanced: Option<u64>,
     servers: BTreeMap<ServerId, Server>,
     last_server: u32,
     next_shard: u32,
@@ -121,6 +135,8 @@ pub struct Coordinator {
     clients: BTreeMap<u64, Client>,
     /// What the clients were last told of: the map's version.
     published: Option<u64>,
+    /// What that was.
+    newest: Option<(Arc<Map>, Vec<ServerEntry>)>,
     /// Since when there is a newer one.
     unpublished: Option<Duration>,
     pending: VecDeque<Pending>,
@@ -158,6 +174,13 @@ impl Coordinator {
             link_key: record.link_key,
             returned: BTreeSet::new(),
             suspicions: VecDeque::new(),
+            joins: BTreeMap::new(),
+            looked: Duration::ZERO,
+            barred: BTreeMap::new(),
+            drains: Vec::new(),
+            handover: None,
+            balanced: None,
+            tended: None,
             servers: BTreeMap::new(),
             last_server: record.last_server,
             next_shard: record.next_shard,
@@ -165,6 +188,7 @@ impl Coordinator {
             connections: BTreeMap::new(),
             clients: BTreeMap::new(),
             published: None,
+            newest: None,
             unpublished: None,
             pending: VecDeque::new(),
             operations: BTreeMap::new(),
@@ -292,6 +316,7 @@ impl Coordinator {
         self.judge_servers();
         self.judge_clients();
         self.expire_operations();
+        self.tend_copies();
         self.expire_waits();
         self.save_jobs();
         self.settle();
@@ -334,6 +359,7 @@ impl Coordinator {
     /// Does what has become possible.
     fn settle(&mut self) {
         self.place();
+        self.end_handover();
         self.tell_roles();
         self.publish();
         self.begin_pending();

@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::servers::Life;
-use super::{Asker, Coordinator, Output};
+use super::{Asker, Coordinator, LONGEST_WAIT, Output};
 use crate::cluster::message::{Ask, Done, Failure, FromCoordinator, Reply, SchemaText, ServerReport};
 use crate::store::TableSchema;
 use crate::wire::ids::{Clock, ServerId, SessionId, TableId};
+
+/// How long servers have to confirm the end of a session; freeing or making a large table, before it in their queue, takes
+/// a while.
+const PATIENCE_WITH_ENDS: Duration = Duration::from_secs(5);
 
 /// What it is for.
 #[derive(Clone, Debug)]
@@ -25,6 +29,8 @@ pub(super) enum Kind {
     Drop { table: TableId, why: Option<Failure> },
     /// Reports for a status.
     Report { reports: Vec<ServerReport> },
+    /// Reports of how far joiners are.
+    Progress { reports: Vec<ServerReport> },
     /// Something is put in order that nobody waits for.
     Tidy,
 }
@@ -39,6 +45,9 @@ pub(super) struct Operation {
     waiting: BTreeSet<ServerId>,
     until: Duration,
     failed: Option<Failure>,
+    begun: Duration,
+    /// When servers that have not confirmed a session's end are taken for stopped; never, or never again.
+    blames: Option<Duration>,
 }
 
 impl Coordinator {
@@ -53,7 +62,17 @@ impl Coordinator {
     ) {
         let number = self.number();
         let waiting: BTreeSet<ServerId> = servers.into_iter().collect();
-        let operation = Operation { kind, ask, asker, waiting: waiting.clone(), until, failed: None };
+        let blames = matches!(ask, Ask::EndSession { .. }).then(|| self.clock + PATIENCE_WITH_ENDS);
+        let operation = Operation {
+            kind,
+            ask,
+            asker,
+            waiting: waiting.clone(),
+            until,
+            failed: None,
+            begun: self.clock,
+            blames,
+        };
         self.operations.insert(number, operation);
         for server in waiting {
             self.ask(number, server);
@@ -108,7 +127,9 @@ impl Coordinator {
         operation.waiting.remove(&server);
         match (result, &mut operation.kind) {
             (Ok(Done::Began(joined)), Kind::Begin { clock, .. }) => *clock = joined.max(*clock),
-            (Ok(Done::Report(report)), Kind::Report { reports }) => reports.push(report),
+            (Ok(Done::Report(report)), Kind::Report { reports } | Kind::Progress { reports }) => {
+                reports.push(report);
+            }
             (Ok(_), _) => {}
             (Err(message), _) => operation.failed = Some(Failure::other(format!("{name}: {message}"))),
         }
@@ -132,7 +153,10 @@ impl Coordinator {
         let numbers: Vec<u64> = self.operations.keys().copied().collect();
         for number in numbers {
             let Some(open) = self.operations.get_mut(&number) else { continue };
-            let lasting = matches!(open.kind, Kind::Hold { .. } | Kind::Tidy | Kind::Report { .. });
+            let lasting = matches!(
+                open.kind,
+                Kind::Hold { .. } | Kind::Tidy | Kind::Report { .. } | Kind::Progress { .. }
+            );
             let before = open.waiting.len();
             if !lasting {
                 open.waiting.retain(|server| !excused.contains(server));
@@ -156,9 +180,9 @@ impl Coordinator {
             let Some(open) = self.operations.get_mut(&number) else { continue };
             if open.waiting.remove(&server) {
                 // What only ends something has ended with it.
-                let ends =
-                    matches!(open.kind, Kind::End | Kind::Drop { .. } | Kind::Report { .. } | Kind::Tidy);
-                if !ends {
+                let needed =
+                    matches!(open.kind, Kind::Begin { .. } | Kind::Create { .. } | Kind::Hold { .. });
+                if needed {
                     open.failed = open.failed.take().or_else(|| failure.clone());
                 }
                 self.finish_if_done(number);
@@ -166,16 +190,45 @@ impl Coordinator {
         }
     }
 
+    /// A session that has ended may be used nowhere: a server that does not say so in time leaves its chains (C3).
+    fn blame_for_ends(&mut self) {
+        let now = self.clock;
+        let late = self.operations.values_mut().filter(|open| open.blames.is_some_and(|at| now >= at));
+        let mut blamed: BTreeSet<ServerId> = BTreeSet::new();
+        for open in late {
+            open.blames = None;
+            blamed.extend(&open.waiting);
+        }
+        let here = blamed
+            .into_iter()
+            .filter(|server| self.servers.get(server).is_some_and(|server| server.connection().is_some()));
+        for server in here.collect::<Vec<_>>() {
+            self.suspect(server, "does not confirm that a session has ended");
+        }
+        self.repair();
+    }
+
     pub(super) fn expire_operations(&mut self) {
         let now = self.clock;
+        if self.operations.values().any(|open| open.blames.is_some_and(|at| now >= at)) {
+            self.blame_for_ends();
+        }
         let late: Vec<u64> =
             self.operations.iter().filter(|(_, open)| open.until <= now).map(|(number, _)| *number).collect();
         for number in late {
+            let longer = self.lease_of_tidying();
             if let Some(open) = self.operations.get_mut(&number) {
                 let name = open.waiting.first().and_then(|id| self.servers.get(id)).map(|s| s.name());
                 let what = format!("an answer of {}", name.unwrap_or_else(|| "a server".to_owned()));
+                if matches!(open.kind, Kind::End) && now < open.begun + LONGEST_WAIT {
+                    // Whoever asked need not wait; every server has to say so all the same.
+                    open.until = longer;
+                    let asker = open.asker.take();
+                    self.tell(asker, Err(Failure::Deadline { what }));
+                    continue;
+                }
                 open.waiting.clear();
-                if !matches!(open.kind, Kind::Report { .. }) {
+                if !matches!(open.kind, Kind::Report { .. } | Kind::Progress { .. }) {
                     open.failed.get_or_insert(Failure::Deadline { what });
                 }
             }
@@ -225,6 +278,7 @@ impl Coordinator {
                 self.changed = true;
                 self.tell(asker, why.or(failed).map_or(Ok(Reply::Done), Err));
             }
+            (Kind::Progress { reports }, _) => self.on_progress(&reports),
             (Kind::Report { reports }, _) => {
                 let status = self.compose(&reports);
                 self.tell(asker, Ok(Reply::Status(Box::new(status))));

@@ -1,5 +1,7 @@
 //! Placing partitions anew, telling servers and clients who holds what, and what is missing.
 
+use std::sync::Arc;
+
 use super::operation::Kind;
 use super::servers::{Life, Server};
 use super::{Coordinator, Output};
@@ -57,8 +59,13 @@ impl Coordinator {
     }
 
     /// Here, and heard of: one that was stopped gets nothing new to hold.
-    fn is_well(&self, server: &Server) -> bool {
+    fn answers(&self, server: &Server) -> bool {
         server.connection().is_some() && self.clock < server.heard + PATIENCE_LEASES * self.lease()
+    }
+
+    /// Whether partitions may be placed on it.
+    fn is_well(&self, server: &Server) -> bool {
+        self.answers(server) && !server.record.draining
     }
 
     /// Tells those whose roles changed, and those who came, what they hold. What they are asked later comes behind it.
@@ -165,7 +172,7 @@ impl Coordinator {
             return Some(format!("{here} servers have joined, {} are needed", self.replicas));
         }
         let mut holders = self.chains.holders().map(|id| &self.servers[&id]);
-        let missing = holders.find(|server| !self.is_well(server) || !server.is_up_to_date());
+        let missing = holders.find(|server| !self.answers(server) || !server.is_up_to_date());
         if let Some(server) = missing {
             let what = "does not answer or has not yet confirmed its partitions";
             return Some(format!("{} {what}", server.name()));
@@ -185,7 +192,7 @@ impl Coordinator {
     }
 
     /// The map as clients get it.
-    fn published_map(&self) -> (Map, Vec<ServerEntry>) {
+    fn published_map(&self) -> (Arc<Map>, Vec<ServerEntry>) {
         let mut map = self.chains.map().clone();
         let mut servers = Vec::new();
         for server in self.servers.values().filter(|server| self.chains.holds(server.record.server)) {
@@ -193,7 +200,7 @@ impl Coordinator {
             map.shards.extend(server.shard_ids().map(|shard| ShardInfo { shard, address }));
             servers.push(server.entry());
         }
-        (map, servers)
+        (Arc::new(map), servers)
     }
 
     /// Tells all clients the newest map, when they have another and it can be used.
@@ -213,9 +220,10 @@ impl Coordinator {
         }
         (self.published, self.unpublished) = (Some(version), None);
         let (map, servers) = self.published_map();
+        self.newest = Some((Arc::clone(&map), servers.clone()));
         for client in self.clients.values() {
             if let Some(connection) = client.connection {
-                let message = FromCoordinator::Map { map: map.clone(), servers: servers.clone() };
+                let message = FromCoordinator::Map { map: Arc::clone(&map), servers: servers.clone() };
                 self.outputs.push(Output::Send(connection, message));
             }
         }
@@ -224,8 +232,9 @@ impl Coordinator {
     /// The map for one client that just came; it gets the next one otherwise.
     pub(super) fn publish_to(&mut self, connection: super::ConnectionId) {
         if self.published == Some(self.chains.map().version) {
-            let (map, servers) = self.published_map();
-            self.send(connection, FromCoordinator::Map { map, servers });
+            if let Some((map, servers)) = self.newest.clone() {
+                self.send(connection, FromCoordinator::Map { map, servers });
+            }
         }
     }
 }

@@ -36,6 +36,9 @@ pub(super) struct ServerRecord {
     pub(super) first_shard: ShardId,
     /// How many.
     pub(super) shards: u32,
+    /// Its partitions are to go to others.
+    #[serde(default)]
+    pub(super) draining: bool,
 }
 
 /// The whole record. Whatever is not in it, a coordinator learns anew from those who connect.

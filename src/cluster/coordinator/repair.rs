@@ -26,7 +26,7 @@ impl Coordinator {
         server.connection().is_some() && !server.suspected && self.clock < server.heard + self.patience()
     }
 
-    fn is_heard_shard(&self, shard: ShardId) -> bool {
+    pub(super) fn is_heard_shard(&self, shard: ShardId) -> bool {
         let server = self.chains.server_of(shard).and_then(|server| self.servers.get(&server));
         server.is_some_and(|server| self.is_heard(server))
     }
@@ -104,7 +104,7 @@ impl Coordinator {
 
     /// Gives a partition its chain without some, of whom at least one member that has everything is none. Who joins starts
     /// over when the tail is another: it sends.
-    fn without(
+    pub(super) fn without(
         &mut self,
         partition: PartitionId,
         chain: &PartitionChain,
@@ -181,5 +181,6 @@ impl Coordinator {
         }
         self.complaints.push(format!("{name} leaves partition {partition}: {reason}"));
         self.without(partition, &chain, |_, one| one == shard);
+        self.bar(partition, server);
     }
 }

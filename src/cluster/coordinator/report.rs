@@ -17,6 +17,7 @@ impl Coordinator {
             Life::Away => ServerState::Silent,
             Life::Here(_) if !self.is_heard(server) => ServerState::Silent,
             Life::Here(_) if !server.is_up_to_date() || !self.chains.are_placed() => ServerState::Joining,
+            Life::Here(_) if server.record.draining => ServerState::Draining,
             Life::Here(_) if !self.chains.holds(server.record.server) => ServerState::Spare,
             Life::Here(_) => ServerState::Serving,
         }

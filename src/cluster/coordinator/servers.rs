@@ -128,6 +128,7 @@ impl Coordinator {
             ring_bytes: hello.ring_bytes,
             first_shard,
             shards,
+            draining: self.servers.get(&server).is_some_and(|known| known.record.draining),
         };
         let before = self.servers.get(&server);
         if before.is_some_and(|before| before.record.shards != shards) {
