@@ -334,7 +334,7 @@ part_bench_smoke() {
     step build cargo bench -p gradwire-bench --benches --no-run &&
         run_tests cargo bench -p gradwire-bench --benches -- --test
     step build cargo build --release || return
-    for op in push pull latency lane kernels; do
+    for op in push pull latency lane kernels ledger; do
         report=$LOGS/bench-$op.json
         rm -f "$report"
         step test "$TARGET/release/gradwire" bench "$op" --seconds 1 --report "$report" || continue

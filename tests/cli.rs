@@ -118,6 +118,9 @@ fn wrong_usage_exits_2_with_one_line() {
     fails(2, &["bench", "push", "--dim", "0"], &["--dim"]);
     fails(2, &["bench", "push", "--keys", "10", "--batch", "11"], &["--batch 11", "--keys 10"]);
     fails(2, &["bench", "push", "--optimizer", "magic"], &["magic", "adagrad"]);
+    fails(2, &["bench", "ledger", "--batches", "266306"], &["266306", "2^24", "266305"]);
+    fails(2, &["bench", "ledger", "--batch", "3"], &["--batch 3", "4 partitions"]);
+    fails(2, &["bench", "ledger", "--keys", "4", "--batch", "5"], &["--batch 5", "--keys 4"]);
 }
 
 #[test]
@@ -326,6 +329,52 @@ fn bench_latency_stands_beside_the_raw_limit_of_its_run() {
         for field in ["raw_p50_us", "raw_p99_us"] {
             assert!(found["workload"][field].as_f64().unwrap() > 0.0, "{field}: {found}");
         }
+    }
+}
+
+#[test]
+fn bench_ledger_balances_and_traces_every_push() {
+    let folder = Folder::new();
+    let (report, trace) = (folder.text("ledger.json"), folder.text("trace.csv"));
+    let out = works(&["bench", "ledger", "--batches", "500", "--report", &report, "--trace", &trace]);
+    assert!(out.contains("sent 500, acked 500, unknown 0"), "{out}");
+    assert!(out.contains("lost 0, duplicated 0"), "{out}");
+    let found = json(Path::new(&report));
+    for (field, value) in [("sent", 500), ("acked", 500), ("unknown", 0), ("lost", 0), ("duplicated", 0)] {
+        assert_eq!(found[field], value, "{found}");
+    }
+    assert_eq!(found["op"], "ledger");
+    for field in ["keys_per_s", "bytes_per_s", "p50_us", "p99_us", "p999_us", "longest_stall_ms"] {
+        assert!(found[field].as_f64().unwrap() > 0.0, "{field}: {found}");
+    }
+    let trace = fs::read_to_string(trace).unwrap();
+    assert_eq!(trace.lines().next(), Some("push,sent_us,acked_us"));
+    for (push, line) in trace.lines().skip(1).enumerate() {
+        let fields: Vec<u64> = line.split(',').map(|field| field.parse().unwrap()).collect();
+        assert!(fields[0] == push as u64 && fields[2] >= fields[1], "{line}");
+    }
+    assert_eq!(trace.lines().count(), 501);
+    works(&["bench", "ledger", "--fabric", "tcp", "--seconds", "0.2"]);
+}
+
+#[test]
+fn bench_without_key_cache_stands_beside_the_store_alone() {
+    let folder = Folder::new();
+    let run = |name: &str, more: &[&str]| {
+        let report = folder.text(name);
+        let common =
+            ["--keys", "20000", "--batch", "500", "--dim", "2", "--seconds", "0.1", "--report", &report];
+        works(&[more, &common].concat());
+        json(Path::new(&report))["workload"]["bare_keys_per_s"].as_f64()
+    };
+    for (index, op) in ["push", "pull"].into_iter().enumerate() {
+        for (at, more) in
+            [&["--no-key-cache"][..], &["--no-key-cache", "--fresh-keys"]].into_iter().enumerate()
+        {
+            let bare = run(&format!("bare{index}{at}.json"), &[&["bench", op], more].concat());
+            assert!(bare.unwrap() > 0.0, "{op} {more:?}");
+        }
+        assert_eq!(run(&format!("cached{index}.json"), &["bench", op]), None);
     }
 }
 

@@ -169,7 +169,7 @@ fn an_answer_that_would_be_too_long_is_another_one_and_the_coordinator_lives() {
     use gradwire::cluster::message::Request;
     let running = Running::start();
     let mut stream = running.connect();
-    let request = Request::Barrier { name: "\u{7f}".repeat(3 << 20), count: 0 };
+    let request = Request::Barrier { name: "\u{7f}".repeat(3 << 20), count: 0, caller: 0 };
     let request = ToCoordinator::Request { id: 1, deadline_ms: 60_000, request };
     stream.write_all(&[hello(), encode(0, 0, &request).unwrap()].concat()).unwrap();
     let (mut answers, mut room) = (Vec::new(), [0; 4096]);

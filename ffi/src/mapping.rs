@@ -92,11 +92,13 @@ impl Mapping {
     }
 
     /// First byte.
+    #[inline]
     pub(crate) fn base(&self) -> NonNull<u8> {
         self.base
     }
 
     /// Bytes mapped, copies included.
+    #[inline]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -25,6 +25,9 @@ use crate::sync::{ReceiverLine, SenderLine, StateSlot};
 /// Layouts are cut at multiples of this, the largest base page of the supported machines.
 pub const PAGE_BYTES: usize = 64 << 10;
 
+/// A cache line of the supported machines; where lines are longer, some are asked for twice.
+const LINE_BYTES: usize = 64;
+
 /// Without these a peer could make our loads fault.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
@@ -206,6 +209,7 @@ pub struct SharedArray<T> {
 impl<T: SharedLayout> Deref for SharedArray<T> {
     type Target = [T];
 
+    #[inline]
     fn deref(&self) -> &[T] {
         // SAFETY: the mapping holds `count` values from an aligned base (asserted when it was made) and lives
         // as long as the borrow; every bit pattern is a `T` and every field an atomic (SharedLayout).
@@ -226,6 +230,7 @@ impl RingBytes {
         self.mapping.bytes()
     }
 
+    #[inline]
     fn check(&self, offset: usize, bytes: usize) {
         assert!(
             offset.checked_add(bytes).is_some_and(|end| end <= self.mapping.bytes()),
@@ -266,6 +271,62 @@ impl RingBytes {
         }
         // Reads of `out` must not be turned back into reads of the ring.
         compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Has the lines of `bytes` from `offset` brought here for writing, so that the next [`RingBytes::copy_in`] there does not
+    /// wait for them; no byte changes. What lies beyond the mapping is left out.
+    #[inline]
+    pub fn expect_copy_in(&self, offset: usize, bytes: usize) {
+        self.each_line(offset, bytes, |line| {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a prefetch reads and writes no memory that the program sees, and faults at no address.
+            unsafe {
+                std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = line;
+        });
+    }
+
+    /// Has the lines of `bytes` from `offset` moved to the cache that cores share, where another core finds them sooner than
+    /// in this one's own: for small records that the peer waits for. A hint that older processors take for nothing.
+    #[inline]
+    pub fn hand_over(&self, offset: usize, bytes: usize) {
+        self.each_line(offset, bytes, |line| {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `cldemote` moves a line between caches and changes no byte; at a bad address, or where a processor lacks
+            // it, it does nothing.
+            unsafe {
+                std::arch::asm!("cldemote [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = line;
+        });
+    }
+
+    /// Has the lines of `bytes` from `offset` brought here, all at once, for the [`RingBytes::copy_out`]s that follow.
+    #[inline]
+    pub fn expect_copy_out(&self, offset: usize, bytes: usize) {
+        self.each_line(offset, bytes, |line| {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            unsafe {
+                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast());
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = line;
+        });
+    }
+
+    /// Calls `line` with an address in each cache line of `bytes` from `offset`.
+    #[inline]
+    fn each_line(&self, offset: usize, bytes: usize, line: impl Fn(*const u8)) {
+        let end = offset.saturating_add(bytes).min(self.mapping.bytes());
+        let mut at = offset & !(LINE_BYTES - 1);
+        while at < end {
+            line(self.mapping.base().as_ptr().wrapping_add(at));
+            at += LINE_BYTES;
+        }
     }
 
     /// The little-endian word at `offset`, read once.
@@ -330,6 +391,21 @@ mod tests {
         assert_eq!(there.load_u64(PAGE_BYTES + 8), 7);
         let words = other.array::<AtomicU64>(PAGE_BYTES, 2).unwrap();
         assert_eq!(words[1].load(Ordering::Relaxed).to_le(), 7);
+    }
+
+    #[test]
+    fn hints_about_lines_change_no_byte_and_end_with_the_mapping() {
+        let memory = SharedMemory::create(PAGE_BYTES).unwrap();
+        let ring = memory.ring(0, PAGE_BYTES).unwrap();
+        ring.copy_in(PAGE_BYTES - 3, b"edges");
+        for (offset, bytes) in [(0, 0), (PAGE_BYTES - 3, 5), (2 * PAGE_BYTES - 1, 4096), (usize::MAX, 1)] {
+            ring.expect_copy_in(offset, bytes);
+            ring.expect_copy_out(offset, bytes);
+            ring.hand_over(offset, bytes);
+        }
+        let mut edges = [0; 5];
+        ring.copy_out(PAGE_BYTES - 3, &mut edges);
+        assert_eq!(&edges, b"edges");
     }
 
     #[test]

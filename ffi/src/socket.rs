@@ -45,6 +45,10 @@ fn moved(result: rustix::io::Result<usize>) -> Moved {
 #[inline]
 pub fn send_gather(socket: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> Moved {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    if let [part] = parts {
+        // No list for the kernel to read and check.
+        return moved(rustix::net::send(socket, part, flags));
+    }
     moved(sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), flags))
 }
 

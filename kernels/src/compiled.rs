@@ -14,20 +14,30 @@ use std::marker::PhantomData;
 
 use crate::bucket::{Line, MAX_LANES};
 use crate::isa::Isa;
+use crate::text::Positions;
 use crate::vector::{Vector, Work, run};
-use crate::walk::{BLOCK, Walk};
+use crate::walk::{BLOCK, CHUNK, Walk};
 
-/// Compares the keys of buckets.
+/// Compares the keys of buckets, and bytes.
 pub trait Prober: Copy {
     /// Which of the first `LANES` lanes hold a key, given in its stored form, as a bit mask; 0 finds the empty lanes. One
     /// comparison and no branch: whether a key is in its home bucket is not predictable.
     fn lanes_with<const LANES: usize>(self, line: &Line, stored: u64) -> u32;
 
     /// Which bytes are 0, as a bit mask.
-    fn zeros(self, bytes: &[u8; 64]) -> u64;
+    #[inline(always)]
+    fn zeros(self, bytes: &[u8; 64]) -> u64 {
+        self.equal(bytes, 0)
+    }
+
+    /// Which bytes are `byte`, as a bit mask; the lowest bit for the first.
+    fn equal(self, bytes: &[u8; 64], byte: u8) -> u64;
+
+    /// Writes `base` + i for each bit i of `mask`, in order, from the start of `out`; anything may be after those.
+    fn positions(self, mask: u64, base: u32, out: &mut Positions);
 
     /// The first line of each key's bucket.
-    fn locate(self, walk: &Walk<'_>, keys: &[u64; BLOCK], lines_shift: u32, at: &mut [u32; BLOCK]);
+    fn locate(self, walk: &Walk<'_>, keys: &[u64; CHUNK], lines_shift: u32, at: &mut [u32; CHUNK]);
 
     /// For each key, which of the first `LANES` lanes of the bucket at its line hold it, as a bit mask. The keys are plain.
     ///
@@ -38,6 +48,17 @@ pub trait Prober: Copy {
         at: &[u32; BLOCK],
         keys: &[u64; BLOCK],
         hits: &mut [u8; BLOCK],
+    );
+
+    /// Puts in the place of each key's line the payload of the highest lane that was hit, or of the first when none was: the
+    /// word there if `READ`, for payloads of one word, else the offset of its first word from the start of `lines`.
+    ///
+    /// Panics if a line that is to be read is not among `lines`.
+    fn payloads<const LANES: usize, const PAYLOAD: usize, const READ: bool>(
+        self,
+        lines: &[Line],
+        hits: &[u8; CHUNK],
+        at: &mut [u32; CHUNK],
     );
 }
 
@@ -71,13 +92,19 @@ impl<V: Vector> Prober for Lanes<V> {
     }
 
     #[inline(always)]
-    fn zeros(self, bytes: &[u8; 64]) -> u64 {
+    fn equal(self, bytes: &[u8; 64], byte: u8) -> u64 {
         // SAFETY: as above.
-        unsafe { V::zeros(bytes) }
+        unsafe { V::equal(bytes, byte) }
     }
 
     #[inline(always)]
-    fn locate(self, walk: &Walk<'_>, keys: &[u64; BLOCK], lines_shift: u32, at: &mut [u32; BLOCK]) {
+    fn positions(self, mask: u64, base: u32, out: &mut Positions) {
+        // SAFETY: as above.
+        unsafe { V::positions(mask, base, out) }
+    }
+
+    #[inline(always)]
+    fn locate(self, walk: &Walk<'_>, keys: &[u64; CHUNK], lines_shift: u32, at: &mut [u32; CHUNK]) {
         // SAFETY: as above.
         unsafe { V::locate(walk, keys, lines_shift, at) }
     }
@@ -93,6 +120,17 @@ impl<V: Vector> Prober for Lanes<V> {
         const { assert!(LANES >= 1 && LANES <= MAX_LANES) };
         // SAFETY: as above.
         unsafe { V::hits::<LANES>(lines, at, keys, hits) }
+    }
+
+    #[inline(always)]
+    fn payloads<const LANES: usize, const PAYLOAD: usize, const READ: bool>(
+        self,
+        lines: &[Line],
+        hits: &[u8; CHUNK],
+        at: &mut [u32; CHUNK],
+    ) {
+        // SAFETY: as above.
+        unsafe { V::payloads::<LANES, PAYLOAD, READ>(lines, hits, at) }
     }
 }
 

@@ -85,6 +85,9 @@ impl fmt::Display for Isa {
 /// first, read by all: `Relaxed` is enough, nothing else is published with it.
 static ACTIVE: AtomicU8 = AtomicU8::new(0);
 
+/// The discriminants of those this CPU can run, as bits; 0 until the first call. Used as `ACTIVE` is.
+static SUPPORTED: AtomicU8 = AtomicU8::new(0);
+
 impl Isa {
     /// All implementations, the plainest first.
     pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Portable, Isa::Avx2, Isa::Avx512];
@@ -99,9 +102,24 @@ impl Isa {
         }
     }
 
-    /// Whether this CPU can run it. Cost: a load and a few tests, the standard library caches the CPUID.
+    /// Whether this CPU can run it. Cost: a load and a test, because kernels ask it for every request of one key too.
     #[inline]
     pub fn is_supported(self) -> bool {
+        let known = SUPPORTED.load(Ordering::Relaxed);
+        let known = if known == 0 { Isa::find_supported() } else { known };
+        known >> self as u8 & 1 == 1
+    }
+
+    #[cold]
+    fn find_supported() -> u8 {
+        let supported = Isa::ALL.into_iter().filter(|isa| isa.is_detected());
+        let found = supported.fold(0, |found, isa| found | 1 << isa as u8);
+        SUPPORTED.store(found, Ordering::Relaxed);
+        found
+    }
+
+    /// As [`Isa::is_supported`], by asking for each feature.
+    fn is_detected(self) -> bool {
         match self {
             Isa::Scalar | Isa::Portable => true,
             #[cfg(target_arch = "x86_64")]
@@ -191,6 +209,13 @@ fn has_avx2() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_remembered_of_the_cpu_is_what_it_says() {
+        for isa in Isa::ALL {
+            assert_eq!(isa.is_supported(), isa.is_detected(), "{isa}");
+        }
+    }
 
     #[test]
     fn every_name_is_read_back() {

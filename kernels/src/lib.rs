@@ -41,9 +41,9 @@ pub use prefetch::{prefetch_item, prefetch_line_of, prefetch_word};
 pub use read::read_rows;
 pub use rule::{Dtype, Rule, RuleError};
 pub use sorted::first_unsorted;
-pub use text::equal_bytes;
+pub use text::Positions;
 pub use update::update_rows;
-pub use walk::{BLOCK, MAX_SEGMENT, SEGMENT_PAGES, Walk, segment_of_spot, spot};
+pub use walk::{BLOCK, CHUNK, MAX_SEGMENT, SEGMENT_PAGES, Walk, segment_of_spot, spot};
 pub use write::write_values;
 
 /// Raised by any change of results; replicas of a chain must agree on it.

@@ -1,15 +1,15 @@
-//! Bytes of text as bit masks, for readers that split it.
+//! Bytes of text as bit masks, for readers that split it: bit i is set where byte i of 64 is the one looked for.
 //!
-//! `equal_bytes(stretch, byte)`: bit i is set where byte i of 64 is `byte`. On x86-64 four comparisons of 16 bytes with SSE2,
-//! which every such CPU has, so nothing is dispatched; elsewhere whole words. A wider register would halve a cost that
-//! is a tenth of what is done with the mask, and pay for a call that is not inlined.
+//! The form over whole words is the reference, and what CPUs without vectors of bytes get. On x86-64 the baseline has SSE2:
+//! four comparisons of 16 bytes. The wider ones are beside the other operations of their instruction sets.
 //!
-//! Soundness: SSE2 is part of x86-64, and no pointer is made. The test that would notice a wrong bit: below.
+//! Soundness: SSE2 is part of x86-64, and no pointer is made. The tests that would notice a wrong bit: below, and
+//! `a_prober_names_the_bytes_of_a_stretch_on_every_instruction_set`.
 
-/// A bit for each byte of `stretch` that is `byte`; the lowest for the first.
+/// A bit for each byte of `stretch` that is `byte`; the lowest for the first. With SSE2.
 #[cfg(target_arch = "x86_64")]
-#[inline]
-pub fn equal_bytes(stretch: &[u8; 64], byte: u8) -> u64 {
+#[inline(always)]
+pub(crate) fn equal_bytes(stretch: &[u8; 64], byte: u8) -> u64 {
     use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_movemask_epi8, _mm_set_epi64x, _mm_set1_epi8};
     let (words, _) = stretch.as_chunks::<8>();
     let mut bits = 0;
@@ -24,15 +24,12 @@ pub fn equal_bytes(stretch: &[u8; 64], byte: u8) -> u64 {
     bits
 }
 
-/// A bit for each byte of `stretch` that is `byte`; the lowest for the first.
 #[cfg(not(target_arch = "x86_64"))]
-#[inline]
-pub fn equal_bytes(stretch: &[u8; 64], byte: u8) -> u64 {
-    in_words(stretch, byte)
-}
+pub(crate) use in_words as equal_bytes;
 
-#[cfg(any(test, not(target_arch = "x86_64")))]
-fn in_words(stretch: &[u8; 64], byte: u8) -> u64 {
+/// A bit for each byte of `stretch` that is `byte`; the lowest for the first. With words.
+#[inline(always)]
+pub(crate) fn in_words(stretch: &[u8; 64], byte: u8) -> u64 {
     const LOW: u64 = 0x7F7F_7F7F_7F7F_7F7F;
     // Moves the low bit of byte i to bit 56 + i: no two products meet, so nothing carries.
     const GATHER: u64 = 0x0102_0408_1020_4080;
@@ -46,6 +43,24 @@ fn in_words(stretch: &[u8; 64], byte: u8) -> u64 {
         bits |= ((zero >> 7).wrapping_mul(GATHER) >> 56) << (8 * at);
     }
     bits
+}
+
+/// Room for the positions of a mask.
+pub type Positions = [u32; 64];
+
+/// Eight at a time, so that nothing branches on the count but every eighth.
+#[inline(always)]
+pub(crate) fn positions(mask: u64, base: u32, out: &mut Positions) {
+    let mut rest = mask;
+    for eight in out.as_chunks_mut::<8>().0 {
+        for place in eight {
+            *place = base.wrapping_add(rest.trailing_zeros());
+            rest &= rest.wrapping_sub(1);
+        }
+        if rest == 0 {
+            break;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -12,14 +12,17 @@
 //!
 //! Soundness: a [`Walk`] is made with a directory of exactly `2^depth` entries, so every hash has one; whether a page's
 //! number lies in the table is compared before the gather, and lanes beyond are not read.
-//! Notice: `a_block_of_keys_is_located_like_each_of_them`.
+//! Notice: `a_chunk_of_keys_is_located_like_each_of_them`.
 
-use crate::bucket::{Line, MAX_LANES};
+use crate::bucket::{LINE_WORDS, Line, MAX_LANES};
 use crate::hash::hash_key;
 use crate::vector::Vector;
 
 /// Keys of a block: as many as a core has fill buffers for their lines.
 pub const BLOCK: usize = 16;
+/// Keys that are located together: enough that the steps of the walk, each of which waits for the one before, are
+/// hidden behind those of the other keys.
+pub const CHUNK: usize = 4 * BLOCK;
 /// Pages a segment may have.
 pub const SEGMENT_PAGES: usize = 8;
 /// Largest segment number a [`spot`] can hold.
@@ -89,10 +92,32 @@ impl<'a> Walk<'a> {
 
 /// [`Vector::locate`] in plain code.
 #[inline(always)]
-pub(crate) fn locate(walk: &Walk<'_>, keys: &[u64; BLOCK], lines_shift: u32, at: &mut [u32; BLOCK]) {
-    let hashes = keys.map(|key| walk.hash(key));
-    for (at, hash) in at.iter_mut().zip(hashes) {
-        *at = walk.line(hash, lines_shift);
+pub(crate) fn locate(walk: &Walk<'_>, keys: &[u64; CHUNK], lines_shift: u32, at: &mut [u32; CHUNK]) {
+    for (keys, at) in keys.as_chunks::<BLOCK>().0.iter().zip(at.as_chunks_mut::<BLOCK>().0) {
+        let hashes = keys.map(|key| walk.hash(key));
+        for (at, hash) in at.iter_mut().zip(hashes) {
+            *at = walk.line(hash, lines_shift);
+        }
+    }
+}
+
+/// [`Vector::payloads`] in plain code.
+#[inline(always)]
+pub(crate) fn payloads<const LANES: usize, const PAYLOAD: usize, const READ: bool>(
+    lines: &[Line],
+    hits: &[u8; CHUNK],
+    at: &mut [u32; CHUNK],
+) {
+    const { assert!(LANES >= 1 && LANES <= MAX_LANES && (!READ || LANES * 3 <= LINE_WORDS)) };
+    for (at, hit) in at.iter_mut().zip(hits) {
+        let hit = u32::from(*hit) & ((1 << LANES) - 1);
+        // No lane is as good as the first.
+        let lane = (hit | 1).ilog2();
+        let word = 2 * LANES as u32 + lane * PAYLOAD as u32;
+        *at = match READ {
+            true => lines[*at as usize][word as usize % LINE_WORDS],
+            false => at.wrapping_mul(LINE_WORDS as u32).wrapping_add(word),
+        };
     }
 }
 

@@ -37,6 +37,9 @@ pub(super) enum Command {
     Up(UpArgs),
     /// Show how a cluster stands; exit 1 unless it is complete
     Status(StatusArgs),
+    /// Move everything off a server, so that it can be stopped
+    #[command(arg_required_else_help = true)]
+    Drain(DrainArgs),
     /// Measure what this machine does
     #[command(arg_required_else_help = true)]
     Bench {
@@ -205,6 +208,9 @@ impl From<FabricName> for FabricChoice {
     }
 }
 
+/// Most copies of a partition: every push travels through all of them, one after the other.
+const MOST_REPLICAS: u32 = 16;
+
 #[derive(Debug, Group)]
 pub(super) struct CoordinatorArgs {
     /// Where servers, workers and status come; port 0 picks a free one, and the first line printed is the address
@@ -286,6 +292,22 @@ pub(super) struct UpArgs {
 }
 
 #[derive(Debug, Group)]
+pub(super) struct DrainArgs {
+    /// The server, as status names it
+    #[arg(value_name = "SERVER_ID")]
+    pub(super) server: u32,
+    /// The coordinators
+    #[arg(long, value_name = "HOST:PORT[,HOST:PORT…]", value_parser = addresses)]
+    pub(super) cluster: String,
+    /// How long to wait for it
+    #[arg(long, value_name = "S", default_value_t = 3600.0, value_parser = seconds)]
+    pub(super) timeout: f64,
+    /// How long to look for the coordinator
+    #[arg(long, value_name = "S", default_value_t = 5.0, value_parser = seconds)]
+    pub(super) connect_timeout: f64,
+}
+
+#[derive(Debug, Group)]
 pub(super) struct StatusArgs {
     /// The coordinators
     #[arg(long, value_name = "HOST:PORT[,HOST:PORT…]", value_parser = addresses)]
@@ -326,6 +348,8 @@ pub(super) enum BenchOp {
     Lane(LaneArgs),
     /// Optimizers in place, without a server, against the memory's bandwidth
     Kernels(KernelsArgs),
+    /// Pushes whose sums are known, and every key compared at the end: nothing may be lost or applied twice
+    Ledger(LedgerArgs),
 }
 
 #[derive(Debug, Group)]
@@ -417,6 +441,37 @@ pub(super) struct KernelsArgs {
     pub(super) report: Option<PathBuf>,
 }
 
+#[derive(Debug, Group)]
+pub(super) struct LedgerArgs {
+    /// Transport between client and servers
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(super) fabric: FabricName,
+    /// Key space
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = count(1 << 24))]
+    pub(super) keys: u64,
+    /// Keys of a push, some of every partition
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = count(1 << 20))]
+    pub(super) batch: u64,
+    /// Pushes under way
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = count(64))]
+    pub(super) inflight: u64,
+    /// Pushes to send, instead of sending for --seconds
+    #[arg(long, value_name = "N", value_parser = count(u64::MAX))]
+    pub(super) batches: Option<u64>,
+    /// How long to send
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds, conflicts_with = "batches")]
+    pub(super) seconds: f64,
+    /// Keep the books of a running cluster; this is its coordinator
+    #[arg(long, value_name = "HOST:PORT[,HOST:PORT…]", value_parser = addresses)]
+    pub(super) cluster: Option<String>,
+    /// Write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) report: Option<PathBuf>,
+    /// Write when each push was sent and acknowledged, as CSV in microseconds of the system's clock
+    #[arg(long, value_name = "FILE")]
+    pub(super) trace: Option<PathBuf>,
+}
+
 fn count(most: u64) -> clap::builder::RangedU64ValueParser<u64> {
     clap::value_parser!(u64).range(1..=most)
 }
@@ -452,13 +507,8 @@ fn store(text: &str) -> Result<PathBuf, String> {
 }
 
 fn replicas(text: &str) -> Result<u32, String> {
-    match text.parse::<u32>() {
-        Ok(1) => Ok(1),
-        Ok(0) | Err(_) => Err("give the number of copies, 1".to_owned()),
-        Ok(_) => {
-            Err("this build keeps one copy of each partition, chains of more come later; give 1".to_owned())
-        }
-    }
+    let copies = text.parse::<u32>().ok().filter(|copies| (1..=MOST_REPLICAS).contains(copies));
+    copies.ok_or_else(|| format!("give the number of copies, 1 to {MOST_REPLICAS}"))
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
@@ -532,6 +582,7 @@ mod tests {
         }
         assert_eq!(store("file:a:b"), Ok("a:b".into()));
         assert!(store("etcd:http://a").is_err() && store("file:").is_err() && store("dir").is_err());
-        assert!(replicas("1").is_ok() && replicas("2").is_err_and(|line| line.contains("one copy")));
+        assert_eq!((replicas("1"), replicas("2")), (Ok(1), Ok(2)));
+        assert!(replicas("0").is_err() && replicas("17").is_err());
     }
 }

@@ -13,9 +13,10 @@ const ANSWER_BYTES: usize = HEADER_BYTES + (64 << 10);
 pub(super) struct AskState {
     kind: Kind,
     table: TableId,
-    partition: PartitionId,
+    pub(super) partition: PartitionId,
     body: Vec<u8>,
-    sent: bool,
+    /// The link it was sent on.
+    sent: Option<usize>,
     /// The answer's payload.
     pub(super) answer: Option<Vec<u8>>,
 }
@@ -33,7 +34,7 @@ impl<F: Fabric> Engine<F> {
             table,
             partition,
             body: body.to_vec(),
-            sent: false,
+            sent: None,
             answer: None,
         });
         let link = self.routes[partition.0 as usize].link;
@@ -62,17 +63,22 @@ impl<F: Fabric> Engine<F> {
         }
         self.links[index].queue.pop_front();
         if let Some(state) = self.asks.get_mut(ask) {
-            state.sent = true;
+            state.sent = Some(index);
         }
         true
     }
 
     pub(super) fn on_answer(&mut self, lane: LaneId, index: usize, header: &Header) -> Result<(), Error> {
         self.take_payload(lane, header);
-        self.release(index, ANSWER_BYTES);
-        if let Some(state) = self.asks.get_mut(SlotId::from_wire(header.request.0)) {
+        let state = self.asks.get_mut(SlotId::from_wire(header.request.0));
+        // An answer that a former head still gives is not waited for, nor is there space set aside for it.
+        if state.as_ref().is_some_and(|state| state.sent != Some(index)) {
+            return Ok(());
+        }
+        if let Some(state) = state {
             state.answer = Some(std::mem::take(&mut self.scratch));
         }
+        self.release(index, ANSWER_BYTES);
         Ok(())
     }
 
@@ -82,9 +88,25 @@ impl<F: Fabric> Engine<F> {
         for ask in asks {
             let Some(state) = self.asks.get_mut(ask) else { continue };
             if state.answer.is_none() && self.routes[state.partition.0 as usize].link == index {
-                state.sent = false;
+                state.sent = None;
                 self.links[index].queue.push_back(Outgoing::Ask(ask));
             }
+        }
+    }
+
+    /// A partition has another head: its questions go there.
+    pub(super) fn move_asks(&mut self, partition: PartitionId, former: usize) {
+        let head = self.routes[partition.0 as usize].link;
+        let asks: Vec<SlotId> = self.asks.ids().collect();
+        for ask in asks {
+            let Some(state) = self.asks.get_mut(ask) else { continue };
+            if state.partition != partition || state.answer.is_some() || state.sent == Some(head) {
+                continue;
+            }
+            if state.sent.take().is_some() {
+                self.release(former, ANSWER_BYTES);
+            }
+            self.links[head].queue.push_back(Outgoing::Ask(ask));
         }
     }
 }

@@ -1,26 +1,23 @@
 //! One session's machine: lanes to shards, what is queued for them, what is under way, and the turn that moves it.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::Error;
 use super::flow::Flow;
+use super::link::{Dialer, Link};
 use super::plan::{KeyPlan, PlanCache};
-use super::pull_path::PullState;
+use super::pull_path::{Progress, PullState};
 use super::push_path::{PushState, Sent};
 use super::slots::{SlotId, Slots};
+use super::strong_pull::WaitingPull;
 use crate::client::ask_path::AskState;
 use crate::cluster::Map;
 use crate::control::ControlPlane;
 use crate::lane::{Event, Fabric, LaneId, WriteError};
 use crate::store::TableSchema;
-use crate::wire::ids::{Clock, PartitionId, Sequence, SessionId, ShardId};
+use crate::wire::ids::{Clock, PartitionId, Sequence, SessionId};
 use crate::wire::{Header, Kind, RefusalCode};
-
-/// First wait before a lane is opened again; doubles up to [`MAX_BACKOFF`].
-const MIN_BACKOFF: Duration = Duration::from_millis(5);
-const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
 /// A push whose outcome is not heard of for so long is sent again: whatever lost the answer, the next one heals it.
 const RESEND_AFTER: Duration = Duration::from_secs(2);
@@ -67,27 +64,13 @@ pub(super) enum Outgoing {
     Ask(SlotId),
 }
 
-/// The way to one shard.
-pub(super) struct Link {
-    pub(super) shard: ShardId,
-    pub(super) lane: Option<LaneId>,
-    pub(super) queue: VecDeque<Outgoing>,
-    /// Bytes of this side's inbox that replies to pulls and questions may take.
-    pub(super) reserved: usize,
-    /// The last pull or question that was not sent waits for that space, and for nothing else.
-    short_of_space: bool,
-    /// Pushes and clocks whose outcomes have not come.
-    pub(super) pushes_out: usize,
-    /// Not before then.
-    pub(super) connect_at: Option<Instant>,
-    backoff: Duration,
-    pub(super) last_error: Option<String>,
-}
-
-/// A partition's flow and the link its head is reached by.
+/// A partition's flow and the links its chain is reached by.
 pub(super) struct Route {
     pub(super) flow: Flow<Sent>,
+    /// Of the head: pushes and relaxed pulls.
     pub(super) link: usize,
+    /// Of the tail: strong pulls.
+    pub(super) tail_link: usize,
     /// When its server was last heard of it, or the first push was sent that awaits an outcome.
     pub(super) heard: Instant,
 }
@@ -127,6 +110,10 @@ pub(super) struct Engine<F> {
     pub(super) asks: Slots<AskState>,
     pub(super) plans: PlanCache,
     pub(super) delayed: Vec<Delayed>,
+    pub(super) waiting_pulls: Vec<WaitingPull>,
+    pub(super) dialer: Dialer,
+    /// A chain changed: lanes may be of no use any more.
+    pub(super) rerouted: bool,
     pub(super) unclaimed: Option<Unclaimed>,
     pub(super) failure: Option<Failure>,
     pub(super) clock: Clock,
@@ -136,6 +123,10 @@ pub(super) struct Engine<F> {
     pub(super) spare_words: Vec<Vec<u32>>,
     pub(super) scratch: Vec<u8>,
     pub(super) rows: Vec<f32>,
+    /// Which rows of a piece there are.
+    pub(super) bitmap: Vec<u64>,
+    /// Memory of ended pulls, to be used again.
+    pub(super) spare_parts: Vec<Vec<Progress>>,
     next_look: Instant,
     events: Vec<Event>,
 }
@@ -148,21 +139,7 @@ impl<F: Fabric> Engine<F> {
         limits: Limits,
     ) -> Self {
         let map = control.map();
-        let links = map
-            .shards
-            .iter()
-            .map(|shard| Link {
-                shard: shard.shard,
-                lane: None,
-                queue: VecDeque::new(),
-                reserved: 0,
-                short_of_space: false,
-                pushes_out: 0,
-                connect_at: None,
-                backoff: MIN_BACKOFF,
-                last_error: None,
-            })
-            .collect();
+        let links = map.shards.iter().map(|shard| Link::new(shard.shard)).collect();
         let mut engine = Self {
             session,
             control,
@@ -176,6 +153,9 @@ impl<F: Fabric> Engine<F> {
             asks: Slots::new(),
             plans: PlanCache::new(),
             delayed: Vec::new(),
+            waiting_pulls: Vec::new(),
+            dialer: Dialer::new(),
+            rerouted: false,
             unclaimed: None,
             failure: None,
             clock,
@@ -184,35 +164,39 @@ impl<F: Fabric> Engine<F> {
             spare_words: Vec::new(),
             scratch: Vec::new(),
             rows: Vec::new(),
+            bitmap: Vec::new(),
+            spare_parts: Vec::new(),
             next_look: Instant::now(),
             events: Vec::new(),
         };
-        engine.routes = map
-            .partitions
-            .iter()
-            .map(|chain| Route {
+        for chain in &map.partitions {
+            let (Some(&head), Some(&tail)) = (chain.members.first(), chain.members.last()) else {
+                unreachable!("every chain has a head");
+            };
+            let (link, tail_link) = (engine.link_of(head), engine.link_of(tail));
+            engine.routes.push(Route {
                 flow: Flow::new(chain.epoch),
-                link: engine.link_of(chain.members.first().copied()),
+                link,
+                tail_link,
                 heard: Instant::now(),
-            })
-            .collect();
+            });
+        }
         engine
-    }
-
-    fn link_of(&self, head: Option<ShardId>) -> usize {
-        let found = self.links.iter().position(|link| Some(link.shard) == head);
-        assert!(found.is_some(), "the map names only shards it lists, and every chain has a head");
-        found.unwrap_or(0)
     }
 
     pub(super) fn route(&mut self, partition: PartitionId) -> &mut Route {
         &mut self.routes[partition.0 as usize]
     }
 
-    /// One turn: takes in what came, opens what is needed, sends what fits. Never waits.
-    pub(super) fn turn(&mut self) {
+    /// One turn: takes in what came, opens what is needed, sends what fits. Never waits. False when nothing came
+    /// and nothing was to be sent, so that nothing can have changed.
+    pub(super) fn turn(&mut self) -> bool {
+        if self.control.map_version() != self.map.version {
+            self.follow_map();
+        }
         let mut events = std::mem::take(&mut self.events);
         self.fabric.poll(&mut events);
+        let came = !events.is_empty();
         for event in events.drain(..) {
             match event {
                 Event::Arrived(lane) => self.receive(lane),
@@ -226,15 +210,25 @@ impl<F: Fabric> Engine<F> {
             }
         }
         self.events = events;
+        if self.rerouted {
+            self.rerouted = false;
+            self.close_unused();
+        }
         if !self.delayed.is_empty() {
             self.requeue_delayed(Instant::now());
         }
-        for link in 0..self.links.len() {
-            if !self.links[link].queue.is_empty() {
-                self.transmit(link);
-            }
+        if !self.waiting_pulls.is_empty() {
+            self.queue_waiting_pulls(Instant::now());
         }
-        self.fabric.flush();
+        if self.dialer.under_way > 0 {
+            self.take_dialed();
+        }
+        let changed = came || self.links.iter().any(|link| !link.queue.is_empty());
+        // Polling has flushed what was due before.
+        if changed {
+            self.send_queued();
+        }
+        changed
     }
 
     /// Sends again what was sent long ago and never heard of.
@@ -261,7 +255,7 @@ impl<F: Fabric> Engine<F> {
         while let Some(header) = self.fabric.peek(lane) {
             let taken = match header.kind {
                 Kind::Outcome => self.on_outcome(lane, &header),
-                Kind::Retry => self.on_retry(lane, &header),
+                Kind::Retry => self.on_retry(lane, link, &header),
                 Kind::PullReply => self.on_pull_reply(lane, link, &header),
                 Kind::CountReply | Kind::ExportReply => self.on_answer(lane, link, &header),
                 other => Err(Error::Protocol(format!("{other:?} is not for clients"))),
@@ -281,35 +275,11 @@ impl<F: Fabric> Engine<F> {
         self.fabric.copy_payload(lane, 0, &mut self.scratch);
     }
 
-    /// Gives a lane up; what went over it is sent again on the next.
-    pub(super) fn close(&mut self, lane: LaneId, reason: &str) {
-        let Some(index) = self.links.iter().position(|link| link.lane == Some(lane)) else { return };
-        if let Err(error) = self.fabric.fence(lane) {
-            tracing::debug!(%error, "a lane was closed before it was fenced");
-        }
-        let link = &mut self.links[index];
-        link.lane = None;
-        link.reserved = 0;
-        link.pushes_out = 0;
-        link.last_error = Some(reason.to_owned());
-        link.connect_at = Some(Instant::now() + link.backoff);
-        link.queue.clear();
-        self.delayed.retain(|delayed| self.routes[delayed.partition.0 as usize].link != index);
-        // Everything unresolved goes again, in order, on the next lane; servers drop what they have (C3).
-        for partition in 0..self.routes.len() {
-            if self.routes[partition].link == index {
-                self.requeue_all(PartitionId(partition as u32), index);
-            }
-        }
-        self.requeue_pulls(index);
-        self.requeue_asks(index);
-    }
-
-    fn requeue_all(&mut self, partition: PartitionId, link: usize) {
-        let flow = &mut self.routes[partition.0 as usize].flow;
-        flow.rewind();
+    /// Queues everything unresolved of a partition whose flow went back to its start.
+    pub(super) fn requeue_all(&mut self, partition: PartitionId) {
+        let Route { flow, link, .. } = &self.routes[partition.0 as usize];
         let first = flow.resolved().0;
-        let queue = &mut self.links[link].queue;
+        let queue = &mut self.links[*link].queue;
         queue.extend((0..flow.unresolved() as u64).map(|i| Outgoing::Push(partition, Sequence(first + i))));
     }
 
@@ -330,37 +300,6 @@ impl<F: Fabric> Engine<F> {
         let link = self.routes[partition.0 as usize].link;
         for sequence in (from.0..until.0).rev() {
             self.links[link].queue.push_front(Outgoing::Push(partition, Sequence(sequence)));
-        }
-    }
-
-    /// The link's lane, opened if need be and possible now.
-    fn lane(&mut self, index: usize) -> Option<LaneId> {
-        let link = &self.links[index];
-        if let Some(lane) = link.lane {
-            return Some(lane);
-        }
-        if link.connect_at.is_some_and(|at| at > Instant::now()) {
-            return None;
-        }
-        let opened = self
-            .control
-            .connect(self.session, link.shard)
-            .map_err(|error| error.to_string())
-            .and_then(|end| self.fabric.adopt(end).map_err(|error| error.to_string()));
-        let link = &mut self.links[index];
-        match opened {
-            Ok(lane) => {
-                link.lane = Some(lane);
-                link.backoff = MIN_BACKOFF;
-                link.connect_at = None;
-                Some(lane)
-            }
-            Err(error) => {
-                link.last_error = Some(error);
-                link.connect_at = Some(Instant::now() + link.backoff);
-                link.backoff = (link.backoff * 2).min(MAX_BACKOFF);
-                None
-            }
         }
     }
 
@@ -429,17 +368,12 @@ impl<F: Fabric> Engine<F> {
         link.reserved = link.reserved.saturating_sub(reply_bytes);
     }
 
-    /// Why nothing moves, for a deadline's error.
-    pub(super) fn cause(&self) -> Option<String> {
-        self.links.iter().filter(|link| link.lane.is_none()).find_map(|link| link.last_error.clone())
-    }
-
     /// When the next thing is due without anything coming in.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let delayed = self.delayed.iter().map(|delayed| delayed.at).min();
         let connects =
             self.links.iter().filter(|link| !link.queue.is_empty()).filter_map(|link| link.connect_at).min();
-        [delayed, connects].into_iter().flatten().min()
+        [delayed, connects, self.next_waiting_pull()].into_iter().flatten().min()
     }
 
     pub(super) fn check_alive(&self) -> Result<(), Error> {

@@ -12,7 +12,8 @@ use crate::wire::{RefusalCode, RetryCode};
 pub(super) struct Entry<B> {
     pub(super) sequence: Sequence,
     pub(super) body: B,
-    applied: bool,
+    /// The epoch under which a head said that it has applied it.
+    applied: Option<Epoch>,
 }
 
 /// What became of a push.
@@ -21,8 +22,8 @@ pub(super) enum Resolution<'a, B> {
     Applied(&'a B),
     /// Every replica has it: done. `was_applied` tells whether that had been reported.
     Replicated { body: B, was_applied: bool },
-    /// Refused for good.
-    Refused { body: B, code: RefusalCode, was_applied: bool },
+    /// Refused for good. A head that has applied it is gone if the epoch it said so under is an earlier one.
+    Refused { body: B, code: RefusalCode, was_applied: Option<Epoch> },
 }
 
 /// What a retry calls for.
@@ -64,6 +65,11 @@ impl<B> Flow<B> {
         self.sent > 0
     }
 
+    /// How many were sent in this attempt whose outcome has not come.
+    pub(super) fn sent(&self) -> usize {
+        self.sent
+    }
+
     /// Every sequence below is resolved.
     pub(super) fn resolved(&self) -> Sequence {
         self.entries.front().map_or(self.next, |entry| entry.sequence)
@@ -72,8 +78,18 @@ impl<B> Flow<B> {
     pub(super) fn append(&mut self, body: B) -> Sequence {
         let sequence = self.next;
         self.next = sequence.next();
-        self.entries.push_back(Entry { sequence, body, applied: false });
+        self.entries.push_back(Entry { sequence, body, applied: None });
         sequence
+    }
+
+    /// The sequence of the next push to be appended.
+    pub(super) fn next(&self) -> Sequence {
+        self.next
+    }
+
+    /// What is kept of unresolved pushes, in order.
+    pub(super) fn bodies(&self) -> impl Iterator<Item = &B> {
+        self.entries.iter().map(|entry| &entry.body)
     }
 
     fn index(&self, sequence: Sequence) -> Option<usize> {
@@ -107,7 +123,8 @@ impl<B> Flow<B> {
         self.sent += 1;
     }
 
-    /// The lane is gone, or nothing was heard for long: everything unresolved is to be sent again. Gives what had been.
+    /// The lane is gone, the chain is another, or nothing was heard for long: everything unresolved is to be sent again.
+    /// Gives what had been.
     pub(super) fn rewind(&mut self) -> std::ops::Range<u64> {
         self.attempt = self.attempt.wrapping_add(1);
         let until = self.sent;
@@ -142,9 +159,10 @@ impl<B> Flow<B> {
         Reaction::Resend { from, until }
     }
 
-    /// Takes in absolute outcomes. `refused` lists every refused sequence from [`Flow::resolved`] on.
+    /// Takes in absolute outcomes, as told under `epoch`. `refused` lists every refused sequence from [`Flow::resolved`] on.
     pub(super) fn on_outcome(
         &mut self,
+        epoch: Epoch,
         applied: Sequence,
         replicated: Sequence,
         refused: &[(Sequence, RefusalCode)],
@@ -161,15 +179,15 @@ impl<B> Flow<B> {
             self.sent -= 1;
             sink(match refusal(entry.sequence) {
                 Some(code) => Resolution::Refused { body: entry.body, code, was_applied: entry.applied },
-                None => Resolution::Replicated { body: entry.body, was_applied: entry.applied },
+                None => Resolution::Replicated { body: entry.body, was_applied: entry.applied.is_some() },
             });
         }
-        for entry in self.entries.iter_mut().take(self.sent).filter(|entry| !entry.applied) {
+        for entry in self.entries.iter_mut().take(self.sent).filter(|entry| entry.applied.is_none()) {
             if entry.sequence > applied {
                 break;
             }
             if refusal(entry.sequence).is_none() {
-                entry.applied = true;
+                entry.applied = Some(epoch);
                 sink(Resolution::Applied(&entry.body));
             }
         }
@@ -188,7 +206,7 @@ mod tests {
         refused: &[(Sequence, RefusalCode)],
     ) -> Vec<String> {
         let mut seen = Vec::new();
-        flow.on_outcome(Sequence(applied), Sequence(replicated), refused, |resolution| {
+        flow.on_outcome(Epoch(1), Sequence(applied), Sequence(replicated), refused, |resolution| {
             seen.push(match resolution {
                 Resolution::Applied(body) => format!("applied {body}"),
                 Resolution::Replicated { body, .. } => format!("replicated {body}"),
@@ -290,7 +308,7 @@ mod tests {
                     6 => if let Some((attempt, code, at, expected)) = replies.pop_front() {
                         flow.on_retry(attempt, code, Sequence(at), Sequence(expected));
                     } else {
-                        flow.on_outcome(Sequence(partition.last), Sequence(partition.last), &[], |r| {
+                        flow.on_outcome(Epoch(1), Sequence(partition.last), Sequence(partition.last), &[], |r| {
                             if let Resolution::Replicated { body, .. } = r { done.push(body) }
                         });
                     },

@@ -5,12 +5,14 @@
 //! is healed by the next. Reply space is set aside before a request is sent: replies never wait for credit (L3).
 //!
 //! Files: `flow` decides (sans-IO), `plan` splits key lists, `engine` moves records, `push_path`, `pull_path`
-//! and `ask_path` are its actions, `session`, `table` and `ticket` are what users hold.
+//! and `ask_path` are its actions, `link` opens and closes lanes, `reroute` follows the map, `session`, `table` and `ticket` are what users hold.
 //!
 //! Absent on purpose: an IO thread. The worker's own calls drive its lanes; that is what makes a round trip short.
 //! A session may be shared between threads: its calls take turns.
 
 mod ask_path;
+#[cfg(test)]
+mod chains;
 mod cluster;
 mod connect;
 mod embedded;
@@ -19,15 +21,20 @@ mod error;
 mod flow;
 mod job;
 mod keys;
+mod link;
 mod optimizers;
 mod plan;
 mod pull_path;
 mod push_path;
 mod remote;
+mod reroute;
+#[cfg(test)]
+mod reroute_test;
 #[cfg(test)]
 mod resend_test;
 mod session;
 mod slots;
+mod strong_pull;
 mod table;
 mod ticket;
 

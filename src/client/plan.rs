@@ -5,6 +5,7 @@
 //! are used again.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -88,9 +89,32 @@ impl KeyPlan {
 /// Which list, for which table, in parts of at most how many keys.
 type PlanKey = (u64, TableId, usize);
 
+/// Hashes numbers that this process gave out itself, so that nobody can choose them to collide.
+#[derive(Default)]
+struct OwnNumbers(u64);
+
+impl Hasher for OwnNumbers {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
+    }
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
+    fn write_u64(&mut self, number: u64) {
+        // An odd multiplier carries low bits up, the turn brings them down to where a table looks.
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// Makes plans and keeps those of lists with an identity.
 pub(super) struct PlanCache {
-    kept: HashMap<PlanKey, Arc<KeyPlan>>,
+    kept: HashMap<PlanKey, Arc<KeyPlan>, BuildHasherDefault<OwnNumbers>>,
     order: VecDeque<PlanKey>,
     kept_keys: usize,
     spare: Vec<KeyPlan>,
@@ -106,7 +130,7 @@ const SPARE_PLANS: usize = 64;
 impl PlanCache {
     pub(super) fn new() -> Self {
         Self {
-            kept: HashMap::new(),
+            kept: HashMap::default(),
             order: VecDeque::new(),
             kept_keys: 0,
             spare: Vec::new(),
@@ -151,7 +175,9 @@ impl PlanCache {
 
     /// Takes back a plan nobody uses any more, for its buffers.
     pub(super) fn recycle(&mut self, plan: Arc<KeyPlan>) {
+        // A kept plan is shared, and asking is cheaper than trying to have it alone.
         if self.spare.len() < SPARE_PLANS
+            && Arc::strong_count(&plan) == 1
             && let Ok(plan) = Arc::try_unwrap(plan)
         {
             self.spare.push(plan);

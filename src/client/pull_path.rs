@@ -10,21 +10,24 @@ use super::error::Error;
 use super::plan::{KeyPlan, Part};
 use super::push_path::{digest_words, key_form};
 use super::slots::SlotId;
+use super::strong_pull::WaitingPull;
 use crate::lane::{Fabric, LaneId};
 use crate::store::TableSchema;
-use crate::wire::ids::{Clock, RequestId, TableId};
+use crate::wire::ids::{Clock, PartitionId, RequestId, TableId};
 use crate::wire::{
     Encoding, HEADER_BYTES, Header, KeyForm, Kind, NO_CLOCK, PULL_STRONG, PullBody, PullReplyBody, PullStatus,
 };
 
 /// Payload of a reply's piece at most (L3); servers cut at it.
 const PIECE_BYTES: usize = 64 << 10;
+/// Pulls whose memory is kept for later ones.
+const SPARE_PARTS: usize = 64;
 /// Header and body of a pull.
 const HEAD_BYTES: usize = HEADER_BYTES + PullBody::BYTES;
 
 /// One part of a pull under way.
 #[derive(Clone, Copy, Default)]
-struct Progress {
+pub(super) struct Progress {
     /// Rows that came.
     received: u32,
     /// Which sending this is; answers to earlier ones are old.
@@ -62,7 +65,7 @@ pub(super) struct PullState {
     pub(super) missing: Vec<u64>,
     parts: Vec<Progress>,
     left: usize,
-    pub(super) failed: Option<(crate::wire::ids::PartitionId, PullStatus)>,
+    pub(super) failed: Option<(PartitionId, PullStatus)>,
     /// Lowest clock of the live workers over all parts.
     pub(super) clock: u64,
     /// The session's own clock when it asked.
@@ -84,6 +87,35 @@ impl PullState {
     pub(super) fn done(&self) -> bool {
         self.left == 0
     }
+
+    pub(super) fn strong(&self) -> bool {
+        self.options.strong
+    }
+
+    pub(super) fn part_count(&self) -> u32 {
+        self.parts.len() as u32
+    }
+
+    pub(super) fn partition(&self, part: u32) -> Option<PartitionId> {
+        self.plan.as_ref()?.parts.get(part as usize).map(|keys| keys.partition)
+    }
+
+    pub(super) fn is_done(&self, part: u32) -> bool {
+        self.parts[part as usize].done
+    }
+
+    pub(super) fn is_sent(&self, part: u32) -> bool {
+        self.parts[part as usize].sent
+    }
+
+    /// Forgets what came of a part, which is to be asked anew. Gives the reply space it held, if it was sent.
+    pub(super) fn restart(&mut self, part: u32) -> Option<usize> {
+        let keys = self.plan.as_ref()?.parts.get(part as usize)?;
+        let progress = &mut self.parts[part as usize];
+        progress.restart(keys, &mut self.missing);
+        let sent = std::mem::replace(&mut progress.sent, false);
+        sent.then(|| reply_bytes(keys.keys.len(), self.schema.dim as usize))
+    }
 }
 
 /// What a piece of a reply did to its part.
@@ -96,6 +128,11 @@ enum Piece {
     },
     /// The part is to be asked again, with its keys.
     Again {
+        part: u32,
+        reply_bytes: usize,
+    },
+    /// The server may not answer now; the part is to be asked again.
+    Later {
         part: u32,
         reply_bytes: usize,
     },
@@ -133,15 +170,17 @@ impl<F: Fabric> Engine<F> {
         options: PullOptions,
     ) -> SlotId {
         rows.resize(plan.keys * schema.dim as usize, 0.0);
-        let parts = plan.parts.len();
+        let left = plan.parts.len();
+        let mut parts = self.spare_parts.pop().unwrap_or_default();
+        parts.resize(left, Progress::default());
         let pull = self.pulls.insert(PullState {
             schema: Arc::clone(schema),
             table,
-            plan: Some(Arc::clone(&plan)),
+            plan: None,
             rows,
             missing: Vec::new(),
-            parts: vec![Progress::default(); parts],
-            left: parts,
+            parts,
+            left,
             failed: None,
             clock: u64::MAX,
             asked_at: self.clock,
@@ -149,31 +188,49 @@ impl<F: Fabric> Engine<F> {
             held: true,
         });
         for (part, keys) in plan.parts.iter().enumerate() {
-            let link = self.routes[keys.partition.0 as usize].link;
-            self.links[link].queue.push_back(Outgoing::Pull { pull, part: part as u32 });
+            self.queue_pull(pull, part as u32, keys.partition, options.strong);
         }
+        self.give_plan_back(pull, plan);
         self.send_queued();
         pull
     }
 
+    /// Ends the loan of a pull's plan.
+    fn give_plan_back(&mut self, pull: SlotId, plan: Arc<KeyPlan>) {
+        if let Some(state) = self.pulls.get_mut(pull) {
+            state.plan = Some(plan);
+        }
+    }
+
     pub(super) fn transmit_pull(&mut self, index: usize, lane: LaneId, pull: SlotId, part: u32) -> bool {
-        let Some(state) = self.pulls.get(pull) else {
+        let Some(state) = self.pulls.get_mut(pull) else {
             self.links[index].queue.pop_front();
             return true;
         };
-        let (Some(plan), progress) = (state.plan.clone(), state.parts[part as usize]) else { return false };
+        let progress = state.parts[part as usize];
         if progress.sent || progress.done || !state.held {
             self.links[index].queue.pop_front();
             self.abandon_part(pull, part);
             return true;
         }
+        // Lent out for the length of this call.
+        let Some(plan) = state.plan.take() else { return false };
+        let moved = self.write_pull(index, lane, pull, part, &plan);
+        self.give_plan_back(pull, plan);
+        moved
+    }
+
+    /// Writes a part of a pull that was not sent; false when it must wait.
+    fn write_pull(&mut self, index: usize, lane: LaneId, pull: SlotId, part: u32, plan: &KeyPlan) -> bool {
+        let Some(state) = self.pulls.get(pull) else { return false };
+        let progress = state.parts[part as usize];
         let keys = &plan.parts[part as usize];
         // It promises to see the pushes before it, and some of them wait for their delay.
         if self.delayed.iter().any(|delayed| delayed.partition == keys.partition) {
             return false;
         }
         let flow_attempt = self.routes[keys.partition.0 as usize].flow.attempt();
-        let form = key_form(&plan, keys);
+        let form = key_form(plan, keys);
         let key_bytes: &[u8] = if form == KeyForm::Named { &[] } else { keys.keys.as_bytes() };
         let header = Header {
             session: self.session,
@@ -254,6 +311,11 @@ impl<F: Fabric> Engine<F> {
         if let Some(plan) = state.plan.take() {
             self.plans.recycle(plan);
         }
+        if self.spare_parts.len() < SPARE_PARTS {
+            let mut parts = std::mem::take(&mut state.parts);
+            parts.clear();
+            self.spare_parts.push(parts);
+        }
         Some(state)
     }
 
@@ -262,16 +324,19 @@ impl<F: Fabric> Engine<F> {
         // The plan is lent out for the length of this call, so that its last holder can give its buffers back.
         let Some(plan) = self.pulls.get_mut(pull).and_then(|state| state.plan.take()) else { return Ok(()) };
         let taken = self.take_piece(lane, header, pull, &plan);
-        if let Some(state) = self.pulls.get_mut(pull) {
-            state.plan = Some(plan);
-        }
+        self.give_plan_back(pull, plan);
         match taken? {
             Piece::Old | Piece::More => return Ok(()),
             Piece::Done { reply_bytes } => self.release(index, reply_bytes),
             Piece::Again { part, reply_bytes } => {
                 self.release(index, reply_bytes);
                 // Behind the pushes it is to see, which may be on their way again.
-                self.links[index].queue.push_back(Outgoing::Pull { pull, part });
+                let strong = self.pulls.get(pull).is_some_and(PullState::strong);
+                self.queue_pull(pull, part, header.partition, strong);
+            }
+            Piece::Later { part, reply_bytes } => {
+                self.release(index, reply_bytes);
+                self.ask_later(pull, part, header.partition);
             }
         }
         self.drop_if_over(pull);
@@ -312,6 +377,10 @@ impl<F: Fabric> Engine<F> {
                 progress.restart(keys, &mut state.missing);
                 return Ok(Piece::Again { part, reply_bytes });
             }
+            if status == PullStatus::NotServing && state.held {
+                progress.restart(keys, &mut state.missing);
+                return Ok(Piece::Later { part, reply_bytes });
+            }
             progress.done = true;
             state.left -= 1;
             state.failed.get_or_insert((header.partition, status));
@@ -332,10 +401,11 @@ impl<F: Fabric> Engine<F> {
         {
             return Err(bad("that does not fit what was asked"));
         }
-        let mut bitmap = [0u64; PIECE_BYTES / 256];
-        let Some(bitmap) = bitmap.get_mut(..bitmap_words) else {
+        if bitmap_words > PIECE_BYTES / 256 {
             return Err(bad("with more rows than a piece holds"));
-        };
+        }
+        self.bitmap.resize(bitmap_words, 0);
+        let bitmap = &mut self.bitmap[..];
         self.fabric.copy_payload(lane, PullReplyBody::BYTES, bitmap.as_mut_bytes());
         let values_at = PullReplyBody::BYTES + bitmap_words * 8;
         if !state.held {
@@ -374,15 +444,18 @@ impl<F: Fabric> Engine<F> {
         let pulls: Vec<SlotId> = self.pulls.ids().collect();
         for pull in pulls {
             let Some(state) = self.pulls.get_mut(pull) else { continue };
-            let Some(plan) = state.plan.clone() else { continue };
+            let (Some(plan), strong) = (state.plan.clone(), state.options.strong) else { continue };
             for (part, keys) in plan.parts.iter().enumerate() {
-                let progress = &mut state.parts[part];
-                if progress.done || self.routes[keys.partition.0 as usize].link != index {
+                let part = part as u32;
+                let waits = |waiting: &WaitingPull| waiting.pull == pull && waiting.part == part;
+                let here = self.pull_link(keys.partition, strong) == index;
+                let Some(state) = self.pulls.get_mut(pull) else { break };
+                if !here || state.is_done(part) || self.waiting_pulls.iter().any(waits) {
                     continue;
                 }
-                progress.restart(keys, &mut state.missing);
-                progress.sent = false;
-                self.links[index].queue.push_back(Outgoing::Pull { pull, part: part as u32 });
+                // The link's reply space was given back with its lane.
+                state.restart(part);
+                self.queue_pull(pull, part, keys.partition, strong);
             }
         }
     }

@@ -11,9 +11,10 @@ use super::error::Error;
 use super::flow::{Reaction, Resolution};
 use super::plan::{KeyPlan, Part};
 use super::slots::SlotId;
+use super::strong_pull::SERVING_DELAY;
 use crate::lane::{Fabric, LaneId};
 use crate::store::TableSchema;
-use crate::wire::ids::{Clock, PartitionId, RequestId, Sequence, TableId};
+use crate::wire::ids::{Clock, Epoch, PartitionId, RequestId, Sequence, TableId};
 use crate::wire::{
     ClockEntry, Encoding, HEADER_BYTES, Header, KeyForm, Kind, Level, OutcomeBody, PushBody, PushOp,
     RefusalCode, RefusedEntry, RetryBody, RetryCode,
@@ -27,8 +28,6 @@ const BATCH: usize = 16;
 const HEAD_BYTES: usize = HEADER_BYTES + PushBody::BYTES;
 /// Wait before pushes are sent again that a server had no room for.
 const ROOM_DELAY: Duration = Duration::from_millis(1);
-/// Wait before pushes are sent again that met a server which does not serve them now.
-const SERVING_DELAY: Duration = Duration::from_millis(5);
 /// Value buffers kept for use again.
 const SPARE_BUFFERS: usize = 256;
 
@@ -164,6 +163,9 @@ impl<F: Fabric> Engine<F> {
     }
 
     pub(super) fn send_queued(&mut self) {
+        if self.dialer.under_way > 0 {
+            self.take_dialed();
+        }
         for link in 0..self.links.len() {
             if !self.links[link].queue.is_empty() {
                 self.transmit(link);
@@ -401,7 +403,7 @@ impl<F: Fabric> Engine<F> {
         let mut done = 0;
         let mut broken = false;
         let Self { pushes, spare_words, plans, kept_bytes, unclaimed, .. } = self;
-        route.flow.on_outcome(applied, replicated, &refused, |resolution| match resolution {
+        route.flow.on_outcome(header.epoch, applied, replicated, &refused, |resolution| match resolution {
             Resolution::Applied(Sent::Push { push, .. }) => {
                 if let Some(state) = pushes.get_mut(*push)
                     && state.level == Level::Applied
@@ -426,15 +428,15 @@ impl<F: Fabric> Engine<F> {
                 }
             }
             Resolution::Refused { body: Sent::Push { plan, values, push, .. }, code, was_applied } => {
-                // A push that was applied cannot be refused; a server that says so is not believed a second time.
-                broken |= was_applied;
+                // A push that was applied cannot be refused by the same head; one that says so is cut.
+                broken |= was_applied == Some(header.epoch);
                 done += 1;
                 *kept_bytes -= values.len() * 4;
                 spare_words.push(values);
                 plans.recycle(plan);
                 let Some(state) = pushes.get_mut(push) else { return };
                 state.kept -= 1;
-                if !was_applied || state.level == Level::Replicated {
+                if was_applied.is_none() || state.level == Level::Replicated {
                     state.waiting -= 1;
                 }
                 state.refused.get_or_insert((partition, code));
@@ -456,16 +458,18 @@ impl<F: Fabric> Engine<F> {
         if broken { Err(malformed("that takes back what it said")) } else { Ok(()) }
     }
 
-    pub(super) fn on_retry(&mut self, lane: LaneId, header: &Header) -> Result<(), Error> {
+    pub(super) fn on_retry(&mut self, lane: LaneId, link: usize, header: &Header) -> Result<(), Error> {
         self.take_payload(lane, header);
         let (body, _) =
             RetryBody::split(&self.scratch).map_err(|error| Error::Protocol(error.to_string()))?;
         let unknown = || Error::Protocol("a retry of unknown reason or partition".into());
         let code = RetryCode::from_wire(body.code.get()).ok_or_else(unknown)?;
-        let expected = Sequence(body.expected.get());
+        let (expected, epoch) = (Sequence(body.expected.get()), Epoch(body.epoch.get()));
         let partition = header.partition;
         let route = self.routes.get_mut(partition.0 as usize).ok_or_else(unknown)?;
-        if code == RetryCode::Ended {
+        let known_epoch = route.flow.epoch;
+        // A server that was removed may have dropped sessions that live on; only the head knows.
+        if code == RetryCode::Ended && link == route.link && epoch == known_epoch {
             self.failure = Some(Failure::Ended);
             return Ok(());
         }
@@ -476,37 +480,34 @@ impl<F: Fabric> Engine<F> {
             plan.parts[*part as usize].known.store(false, Ordering::Relaxed);
         }
         let attempt = header.request.0 as u32;
-        let link = route.link;
-        match route.flow.on_retry(attempt, code, header.sequence, expected) {
-            Reaction::Old => {}
-            Reaction::Lost { .. } => self.failure = Some(Failure::StateLost(partition)),
-            Reaction::Resend { from, until } => {
-                self.release_pushes(link, (until.0 - from.0) as usize);
-                let delay = match code {
-                    RetryCode::KeysMissing | RetryCode::SequenceGap => None,
-                    RetryCode::LogFull => Some(ROOM_DELAY),
-                    RetryCode::WrongHead | RetryCode::UnknownEpoch | RetryCode::Orphan | RetryCode::Ended => {
-                        self.learn_map(partition);
-                        Some(SERVING_DELAY)
-                    }
-                };
-                match delay {
-                    None => self.requeue_front(partition, from, until),
-                    Some(delay) => {
-                        self.delayed.push(Delayed { at: Instant::now() + delay, partition, from, until });
-                    }
+        let sent_by = route.link;
+        let (from, until) = match route.flow.on_retry(attempt, code, header.sequence, expected) {
+            Reaction::Old => return Ok(()),
+            Reaction::Lost { .. } => {
+                self.failure = Some(Failure::StateLost(partition));
+                return Ok(());
+            }
+            Reaction::Resend { from, until } => (from, until),
+        };
+        self.release_pushes(sent_by, (until.0 - from.0) as usize);
+        let delay = match code {
+            RetryCode::KeysMissing | RetryCode::SequenceGap => None,
+            RetryCode::LogFull => Some(ROOM_DELAY),
+            RetryCode::WrongHead | RetryCode::UnknownEpoch | RetryCode::Orphan | RetryCode::Ended => {
+                self.follow_map();
+                if self.route(partition).flow.epoch != known_epoch {
+                    return Ok(()); // Queued whole, on the new way.
                 }
+                Some(SERVING_DELAY)
+            }
+        };
+        match delay {
+            None => self.requeue_front(partition, from, until),
+            Some(delay) => {
+                self.delayed.push(Delayed { at: Instant::now() + delay, partition, from, until });
             }
         }
         Ok(())
-    }
-
-    /// Takes a partition's epoch from the newest map.
-    fn learn_map(&mut self, partition: PartitionId) {
-        self.map = self.control.map();
-        if let Some(chain) = self.map.partitions.get(partition.0 as usize) {
-            self.routes[partition.0 as usize].flow.epoch = chain.epoch;
-        }
     }
 }
 

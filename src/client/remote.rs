@@ -21,7 +21,7 @@ use crate::cluster::{Map, Status};
 use crate::control::connection::{Allegiance, Connection, ConnectionError, Inbox};
 use crate::control::{ControlError, ControlPlane, Jobs, random, this_host};
 use crate::lane::tcp::Hello;
-use crate::lane::{FabricKind, LaneEnd, MIN_RING_BYTES, SetupError, shm, tcp};
+use crate::lane::{FabricKind, LaneEnd, MIN_RING_BYTES, SetupError, Waker, shm, tcp};
 use crate::store::TableSchema;
 use crate::wire::ids::{Clock, ServerId, SessionId, ShardId, TableId};
 
@@ -63,6 +63,8 @@ struct State {
     allegiance: Allegiance,
     map: Option<(Arc<Map>, Vec<ServerEntry>)>,
     sessions: BTreeSet<SessionId>,
+    /// Of sessions that may sleep when the map changes.
+    wakers: BTreeMap<SessionId, Waker>,
     pending: BTreeMap<u64, Pending>,
     last_request: u64,
     /// Lanes to a server go over this.
@@ -312,6 +314,10 @@ impl ControlPlane for Remote {
         })
     }
 
+    fn watch_map(&self, session: SessionId, waker: Waker) {
+        self.shared.lock().wakers.insert(session, waker);
+    }
+
     fn begin_session(&self) -> Result<(SessionId, Clock), ControlError> {
         match self.request(Request::BeginSession, self.shared.config.deadline) {
             Ok(Reply::Session { session, clock }) => Ok((session, clock)),
@@ -321,7 +327,11 @@ impl ControlPlane for Remote {
     }
 
     fn end_session(&self, session: SessionId) {
-        self.shared.lock().sessions.remove(&session);
+        {
+            let mut state = self.shared.lock();
+            state.sessions.remove(&session);
+            state.wakers.remove(&session);
+        }
         // One that the coordinator does not hear of ends with this client's lease.
         self.request(Request::EndSession { session }, END.min(self.shared.config.deadline)).ok();
     }
@@ -372,7 +382,7 @@ impl ControlPlane for Remote {
     }
 
     fn barrier(&self, name: &str, count: usize, deadline: Duration) -> Result<(), ControlError> {
-        let request = Request::Barrier { name: name.to_owned(), count: count as u64 };
+        let request = Request::Barrier { name: name.to_owned(), count: count as u64, caller: random() };
         self.request(request, deadline).map(drop).map_err(Failed::plain)
     }
 
@@ -550,8 +560,10 @@ impl Shared {
                 }
                 FromCoordinator::Map { map, servers } => {
                     let version = map.version;
-                    self.lock().map = Some((Arc::new(map), servers));
+                    self.lock().map = Some((map, servers));
+                    // After the map, so that who sees the version finds it; before the wakers, so that who wakes sees it.
                     self.map_version.store(version, Ordering::Relaxed);
+                    self.lock().wakers.values().for_each(Waker::wake);
                     self.changed.notify_all();
                 }
                 FromCoordinator::Refused { reason } => return ConnectionError::Refused { reason },

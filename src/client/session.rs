@@ -27,8 +27,11 @@ const MAX_WINDOW: usize = 256;
 pub(super) const MAX_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of values that unresolved pushes may keep.
 const WINDOW_BYTES: usize = 64 << 20;
-/// Pauses between two polls of a wait: polling a socket without them halves its rate.
-const POLL_PAUSES: usize = 16;
+/// Polls of a wait between two looks at the clock. Sockets are paced by their port.
+const POLLS_A_LOOK: u32 = 16;
+
+/// How long a call waits for a server's first lane: far longer than one takes to open, once a server.
+const FIRST_LANE: Duration = Duration::from_millis(50);
 
 /// The engine and what its handles need without it.
 pub(super) struct Shared {
@@ -60,6 +63,7 @@ impl Shared {
         let port = Port::new()?;
         let waker = port.waker();
         let (id, clock) = control.begin_session()?;
+        control.watch_map(id, waker.clone());
         let engine = Mutex::new(Engine::new((id, clock), Arc::clone(&control), port, limits));
         Ok(Self { engine, callers: AtomicUsize::new(0), waker, limits, id, control })
     }
@@ -97,12 +101,23 @@ impl Shared {
             return result;
         }
         let start = Instant::now();
+        let mut polls = 0_u32;
+        let mut changed = true;
         loop {
-            engine.turn();
-            if let Some(result) = ready(&mut engine) {
-                return result;
+            // What is waited for comes by a turn that does something, or by other callers while they hold the engine.
+            if engine.turn() || changed {
+                changed = false;
+                if let Some(result) = ready(&mut engine) {
+                    return result;
+                }
+                engine.check_alive()?;
             }
-            engine.check_alive()?;
+            polls = polls.wrapping_add(1);
+            let spins = !self.limits.spin.is_zero() && self.callers.load(Ordering::Relaxed) == 0;
+            if spins && !polls.is_multiple_of(POLLS_A_LOOK) {
+                std::hint::spin_loop();
+                continue;
+            }
             let now = Instant::now();
             engine.resend_overdue(now);
             let waited = now - start;
@@ -113,10 +128,10 @@ impl Shared {
                 drop(engine);
                 std::thread::yield_now();
                 engine = self.engine();
+                changed = true;
                 continue;
             }
             if waited < self.limits.spin {
-                (0..POLL_PAUSES).for_each(|_| std::hint::spin_loop());
                 if waited > YIELD_AFTER {
                     std::thread::yield_now();
                 }
@@ -125,6 +140,18 @@ impl Shared {
             let due = engine.next_due().map_or(MAX_SLEEP, |due| due.saturating_duration_since(now));
             let sleep = due.min(patience - waited).min(MAX_SLEEP);
             engine.fabric.wait(sleep);
+        }
+    }
+
+    /// Lets first lanes open, so that what was queued leaves with the call that queued it, whatever the caller does next.
+    pub(super) fn settle(&self, engine: MutexGuard<'_, Engine<Port>>) {
+        if !engine.dialer.opens_first() {
+            return;
+        }
+        drop(engine);
+        let open = |engine: &mut Engine<Port>| (!engine.dialer.opens_first()).then_some(Ok(()));
+        if self.wait("a lane", FIRST_LANE, open).is_err() {
+            self.engine().dialer.forget_first();
         }
     }
 
@@ -193,6 +220,7 @@ impl Shared {
         let mut engine = self.engine();
         engine.check_alive()?;
         let push = engine.start_push(request);
+        self.settle(engine);
         Ok(Ticket { shared: Arc::clone(self), push })
     }
 
@@ -221,12 +249,17 @@ impl Shared {
         keys: &(impl super::keys::Keys + ?Sized),
         row_bytes: usize,
     ) -> Result<Arc<KeyPlan>, Error> {
-        let identity = keys.identity();
-        if identity.is_none() {
-            super::keys::check(keys.as_slice())?;
-        }
-        self.engine().plan(table, schema, keys.as_slice(), identity, row_bytes)
+        check_keys(keys)?;
+        self.engine().plan(table, schema, keys.as_slice(), keys.identity(), row_bytes)
     }
+}
+
+/// Checks keys that were not checked when their list was made.
+pub(super) fn check_keys(keys: &(impl super::keys::Keys + ?Sized)) -> Result<(), Error> {
+    if keys.identity().is_none() {
+        super::keys::check(keys.as_slice())?;
+    }
+    Ok(())
 }
 
 impl Drop for Shared {
@@ -416,7 +449,10 @@ impl Session {
         self.shared.wait("room in the window of pushes", self.shared.deadline(), |engine| {
             engine.has_clock_room().then_some(Ok(()))
         })?;
-        Ok(self.shared.engine().start_clock())
+        let mut engine = self.shared.engine();
+        let clock = engine.start_clock();
+        self.shared.settle(engine);
+        Ok(clock)
     }
 
     /// Bounds how stale later pulls may be, in clocks: each waits until every live worker has come within `bound` of

@@ -148,11 +148,12 @@ impl SparseTable {
     /// ```
     pub fn pull_with(&self, keys: &(impl Keys + ?Sized), pull: Pull) -> Result<PullTicket, Error> {
         let patience = pull.deadline.unwrap_or(self.shared.deadline());
-        let plan = self.shared.plan(self.id, &self.schema, keys, self.dim() * 4)?;
+        super::session::check_keys(keys)?;
+        let mut engine = self.shared.engine();
+        let plan = engine.plan(self.id, &self.schema, keys.as_slice(), keys.identity(), self.dim() * 4)?;
         if plan.parts.is_empty() {
             return Ok(PullTicket { shared: Arc::clone(&self.shared), pull: None, patience });
         }
-        let mut engine = self.shared.engine();
         engine.check_alive()?;
         let options = PullOptions {
             strong: pull.strong,
@@ -160,6 +161,7 @@ impl SparseTable {
             patience_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
         };
         let pull = engine.start_pull(self.id, &self.schema, plan, pull.buffer, options);
+        self.shared.settle(engine);
         Ok(PullTicket { shared: Arc::clone(&self.shared), pull: Some(pull), patience })
     }
 

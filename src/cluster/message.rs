@@ -41,6 +41,22 @@ impl<'de> Deserialize<'de> for SchemaText {
     }
 }
 
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::cluster::Map;
+
+    pub(super) fn serialize<S: Serializer>(map: &Arc<Map>, to: S) -> Result<S::Ok, S::Error> {
+        (**map).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Map>, D::Error> {
+        Map::deserialize(from).map(Arc::new)
+    }
+}
+
 /// A host as seen from inside: memory can be shared between processes that give the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -175,11 +191,18 @@ pub enum Request {
         name: String,
         /// For how many in all.
         count: u64,
+        /// Which arrival this is: a resend repeats it and counts once.
+        caller: u64,
     },
     /// Something about a job.
     Job {
         /// What.
         request: JobRequest,
+    },
+    /// All partitions of a server on others, so that it can be stopped. Answered when it is so.
+    Drain {
+        /// Which server.
+        server: ServerId,
     },
     /// How things stand.
     Status,
@@ -322,8 +345,9 @@ pub enum FromCoordinator {
     },
     /// To clients: who holds what. Comes after the welcome once enough servers have joined, and with every change.
     Map {
-        /// The map.
-        map: Map,
+        /// The map; the same for all of them.
+        #[serde(with = "shared")]
+        map: Arc<Map>,
         /// The servers in it.
         servers: Vec<ServerEntry>,
     },
@@ -373,8 +397,12 @@ pub enum Ask {
         peers: Vec<ServerEntry>,
         /// Tables there are, those in the making too: a head makes what is missing and drops the others.
         tables: Vec<(TableId, SchemaText)>,
+        /// The newest table there is or was: of newer ones the list says nothing.
+        last_table: TableId,
         /// Sessions there are, those that begin too: a head begins what is missing and ends the others (C3).
         sessions: Vec<SessionId>,
+        /// The newest session there is or was.
+        last_session: SessionId,
     },
     /// Make a table's part here.
     CreateTable {

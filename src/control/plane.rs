@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{ControlError, Jobs};
 use crate::cluster::{Map, Status};
-use crate::lane::{FabricKind, LaneEnd};
+use crate::lane::{FabricKind, LaneEnd, Waker};
 use crate::store::TableSchema;
 use crate::wire::ids::{Clock, SessionId, ShardId, TableId};
 
@@ -16,6 +16,9 @@ pub trait ControlPlane: Send + Sync {
 
     /// The newest map known here.
     fn map(&self) -> Arc<Map>;
+
+    /// Wakes a session's thread whenever the map changes, until the session ends. Nothing to do where it never does.
+    fn watch_map(&self, _session: SessionId, _waker: Waker) {}
 
     /// A new session id, and the clock its worker joins at: that of the slowest live one. When this returns, every
     /// partition's log holds its `client began`.

@@ -74,7 +74,11 @@ mod tests {
             Just(Request::BeginSession),
             Just(Request::Status),
             any::<u64>().prop_map(|session| Request::EndSession { session: SessionId(session) }),
-            (".{0,20}", any::<u64>()).prop_map(|(name, count)| Request::Barrier { name, count }),
+            (".{0,20}", any::<u64>(), any::<u64>()).prop_map(|(name, count, caller)| Request::Barrier {
+                name,
+                count,
+                caller
+            }),
             ".{0,20}".prop_map(|name| Request::DropTable { name }),
         ];
         let request = (any::<u64>(), any::<u64>(), request)

@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use gradwire_kernels::Isa;
+
 use super::chunk::LONGEST_LINE;
 use super::error::{Fault, shown};
 use super::keys::{self, Kind};
@@ -232,7 +234,7 @@ impl CsvRows {
             let mut each = Lines::clone(lines);
             while each.advance()? {}
         }
-        marks.scan(text, start, end, self.plan.delimiter);
+        marks.scan(Isa::active(), text, start, end, self.plan.delimiter);
         let mut read = 0;
         for bounds in marks.lines() {
             read += 1;

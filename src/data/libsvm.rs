@@ -2,24 +2,28 @@
 //!
 //! A label is 1 (class 1), 0 or -1 (class 0): labels 1 and 2, say, are refused, as nobody knows which is which. Data to
 //! predict needs none. An index is any u64 but the largest, in any order; values are
-//! finite. A line costs one pass; rows out of order are sorted afterwards, and a repeated index is looked for only then.
+//! finite. Rows out of order are sorted afterwards, and a repeated index is looked for only then.
 //!
-//! Entries in the usual form take a short way, in whole words; at any other the parser takes the long way for one entry,
-//! which also finds out what is wrong. The short way must accept only what the long way does, with the same result.
+//! Plain lines are read many at a time ([`Separators`]); here any other line is, which includes every wrong one.
+
+use gradwire_kernels::Isa;
 
 use super::error::{Fault, shown};
 use super::lines::Lines;
+use super::plain::Separators;
 use super::{Examples, number};
 
-/// Plain entries gathered before they join the row.
-const GATHERED: usize = 32;
+/// Marks of a longer line would take more memory than they save time: it is read the long way.
+const LONGEST_MARKED: usize = 1 << 20;
 
-/// Scratch of the parser.
-#[derive(Default)]
+/// Lines that are not plain, one after the other, after which the next ones probably are not either.
+const PATIENCE: usize = 2;
+
+/// The parser, with its scratch.
 pub(super) struct Libsvm {
+    isa: Isa,
+    separators: Separators,
     unsorted: Vec<(u64, f32)>,
-    indices: [u64; GATHERED],
-    values: [f32; GATHERED],
 }
 
 /// What is asked of labels.
@@ -31,25 +35,14 @@ pub(super) enum Labels {
     Ignored,
 }
 
-/// What the indices of a row are known to be.
-struct Order {
-    sorted: bool,
-    /// Above every index so far, as u64::MAX is never one.
-    lowest_next: u64,
-}
-
-impl Order {
-    #[inline]
-    fn add(&mut self, index: u64) {
-        self.sorted &= index >= self.lowest_next;
-        self.lowest_next = index + 1;
-    }
-}
-
 /// Offset and description of what is wrong with a line.
 type LineFault = (usize, String);
 
 impl Libsvm {
+    pub(super) fn new(isa: Isa) -> Self {
+        Self { isa, separators: Separators::default(), unsorted: Vec::new() }
+    }
+
     /// Adds the lines that are left of a chunk to `out`.
     pub(super) fn read(
         &mut self,
@@ -57,51 +50,63 @@ impl Libsvm {
         lines: &mut Lines<'_>,
         out: &mut Examples,
     ) -> Result<(), Fault> {
-        while lines.advance()? {
-            self.parse(labels, lines.line(), lines.padded_line(), out)
-                .map_err(|(at, what)| Fault::at(lines.number(), at, what))?;
+        let (text, start) = (lines.bytes(), lines.rest().start);
+        self.separators.restart(start);
+        while !lines.rest().is_empty() {
+            self.separators.advance(self.isa, text, lines.rest_with_end());
+            let (count, start) = (self.separators.lines(), lines.rest().start);
+            if count == 0 && self.separators.marked() - start > LONGEST_MARKED {
+                self.read_line(labels, lines, out)?;
+                self.separators.restart(lines.rest().start);
+            }
+            let (mut line, mut others) = (0, 0);
+            while line < count {
+                if others < PATIENCE {
+                    let place = (line, lines.rest().start);
+                    let (read, end) = self.separators.read(self.isa, text, place, out, &mut self.unsorted);
+                    lines.skip(read as u64, end);
+                    line += read;
+                    others = if read == 0 { others } else { 0 };
+                }
+                if line < count {
+                    self.read_line(labels, lines, out)?;
+                    line += 1;
+                    others += 1;
+                }
+            }
         }
         Ok(())
     }
 
+    /// Adds the next line the long way.
+    fn read_line(&mut self, labels: Labels, lines: &mut Lines<'_>, out: &mut Examples) -> Result<(), Fault> {
+        lines.advance()?;
+        self.parse(labels, lines.line(), out).map_err(|(at, what)| Fault::at(lines.number(), at, what))
+    }
+
     /// Adds the line's example to `out`, if it has one.
-    ///
-    /// `padded` goes on after the line, with a `\n` and some bytes that are not looked at for what they say.
-    #[inline]
-    fn parse(
-        &mut self,
-        labels: Labels,
-        line: &[u8],
-        padded: &[u8],
-        out: &mut Examples,
-    ) -> Result<(), LineFault> {
+    fn parse(&mut self, labels: Labels, line: &[u8], out: &mut Examples) -> Result<(), LineFault> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let (label, mut at) = match plain_label(padded) {
-            Some(plain) => plain,
-            None => {
-                let at = skip_blanks(line, 0);
-                if ends(line, at) {
-                    return Ok(());
-                }
-                label(labels, line, at)?
-            }
-        };
-        let mut order = Order { sorted: true, lowest_next: 0 };
+        let start = skip_blanks(line, 0);
+        if ends(line, start) {
+            return Ok(());
+        }
+        let (label, mut at) = label(labels, line, start)?;
+        // Above every index so far, as u64::MAX is never one.
+        let (mut sorted, mut lowest_next) = (true, 0);
         loop {
-            at = self.plain_entries(padded, at, &mut order, out);
             at = skip_blanks(line, at);
             if ends(line, at) {
                 break;
             }
             let (index, colon) = index(line, at)?;
-            order.add(index);
+            sorted &= index >= lowest_next;
+            lowest_next = index + 1;
             let (value, next) = value(line, colon + 1, "a finite number; write index:value, such as 12:0.5")?;
             out.rows.push(index, value);
             at = next;
         }
-        if !order.sorted
-            && let Some(repeated) = out.rows.sort_open_row(&mut self.unsorted)
-        {
+        if !sorted && let Some(repeated) = out.rows.sort_open_row(&mut self.unsorted) {
             let what =
                 format!("found index {repeated} again in one example; add the values up, or remove one");
             return Err((second_place(line, repeated), what));
@@ -110,104 +115,9 @@ impl Libsvm {
         out.labels.push(if label > 0.0 { 1.0 } else { 0.0 });
         Ok(())
     }
-
-    /// Adds the plain entries that start at the blank at `at`; the offset after them.
-    #[inline]
-    fn plain_entries(&mut self, text: &[u8], mut at: usize, order: &mut Order, out: &mut Examples) -> usize {
-        // In registers: through the reference each entry would wait for the last one's stores.
-        let Order { mut sorted, mut lowest_next } = *order;
-        loop {
-            let (mut count, mut ones) = (0, true);
-            for (index_out, value_out) in self.indices.iter_mut().zip(&mut self.values) {
-                let Some((index, value, next)) = plain_entry(text, at) else { break };
-                sorted &= index >= lowest_next;
-                lowest_next = index + 1;
-                ones &= value == 1.0;
-                (*index_out, *value_out) = (index, value);
-                count += 1;
-                at = next;
-            }
-            out.rows.push_entries(&self.indices[..count], &self.values[..count], ones);
-            if count < GATHERED {
-                *order = Order { sorted, lowest_next };
-                return at;
-            }
-        }
-    }
-}
-
-/// One blank, an index, a colon and a short number, after which a blank or the end of the line is: nearly every entry of
-/// nearly every file, in a few words of text whose lengths cost no branch. `None` for any other, right or wrong.
-#[inline]
-fn plain_entry(text: &[u8], at: usize) -> Option<(u64, f32, usize)> {
-    let start = text.get(at..)?.first_chunk::<9>()?;
-    let [blank, first @ ..] = *start;
-    if blank != b' ' {
-        return None;
-    }
-    let first = u64::from_le_bytes(first);
-    let (index, digits) = match number::digits_before(first, b':') {
-        Some(found) => found,
-        None => {
-            let (index, colon) = long_plain_index(text, at + 1)?;
-            return plain_value(text, colon).map(|(value, next)| (index, value, next));
-        }
-    };
-    // With up to five digits, what most entries end with is in the same word.
-    let end = (first >> (8 * digits)) as u32 & 0x00FF_FFFF;
-    if end == COLON_ONE || end == COLON_LAST_ONE {
-        return Some((index, 1.0, at + digits + 3));
-    }
-    plain_value(text, at + 1 + digits).map(|(value, next)| (index, value, next))
-}
-
-/// The value after the colon, and where it ends.
-#[inline]
-fn plain_value(text: &[u8], colon: usize) -> Option<(f32, usize)> {
-    let chunk = number::word(text, colon + 1)?;
-    if chunk as u16 == ONE || chunk as u16 == LAST_ONE {
-        return Some((1.0, colon + 2));
-    }
-    let number = number::short(chunk)?;
-    let next = colon + 1 + number.length;
-    matches!(*text.get(next)?, b' ' | b'\n').then(|| (number.to_f32(), next))
-}
-
-/// The value of most files, and what ends it.
-const ONE: u16 = u16::from_le_bytes(*b"1 ");
-const LAST_ONE: u16 = u16::from_le_bytes(*b"1\n");
-const COLON_ONE: u32 = u32::from_le_bytes(*b":1 \0");
-const COLON_LAST_ONE: u32 = u32::from_le_bytes(*b":1\n\0");
-
-/// The index of 8 to 23 digits at `at`, and where its colon is; `None` unless there is one.
-#[inline]
-fn long_plain_index(text: &[u8], at: usize) -> Option<(u64, usize)> {
-    let (first, 8) = number::eight_digits(number::word(text, at)?) else { return None };
-    let (second, count) = number::eight_digits(number::word(text, at + 8)?);
-    // 16 digits: no overflow.
-    let mut index = first * number::TENS[count] + second;
-    let mut colon = at + 8 + count;
-    if count == 8 {
-        let (third, count) = number::eight_digits(number::word(text, at + 16)?);
-        index = index.checked_mul(number::TENS[count])?.checked_add(third)?;
-        colon += count;
-    }
-    (*text.get(colon)? == b':' && index < u64::MAX).then_some((index, colon))
-}
-
-/// The label and the offset after it when the line starts in one of the usual ways: `0 `, `1 `, `-1 `, `+1 `.
-#[inline]
-fn plain_label(text: &[u8]) -> Option<(f32, usize)> {
-    match *text.first_chunk::<3>()? {
-        [digit @ (b'0' | b'1'), b' ', _] => Some((f32::from(digit - b'0'), 1)),
-        [b'-', b'1', b' '] => Some((0.0, 2)),
-        [b'+', b'1', b' '] => Some((1.0, 2)),
-        _ => None,
-    }
 }
 
 /// The label at `at`, if there is one, and the offset after it.
-#[cold]
 fn label(labels: Labels, line: &[u8], at: usize) -> Result<(f32, usize), LineFault> {
     if labels == Labels::Ignored && token(line, at).contains(&b':') {
         return Ok((0.0, at));
@@ -243,7 +153,7 @@ fn index(line: &[u8], at: usize) -> Result<(u64, usize), LineFault> {
     let next = at + digits;
     // Nineteen digits cannot overflow.
     if digits > 19 {
-        index = long_index(&line[at..next]).ok_or_else(|| {
+        index = number::long_index(&line[at..next]).ok_or_else(|| {
             let found = shown(token(line, at));
             (at, format!("found {found}; an index is at most 18446744073709551614"))
         })?;
@@ -252,12 +162,6 @@ fn index(line: &[u8], at: usize) -> Result<(u64, usize), LineFault> {
         return Ok((index, next));
     }
     Err(bad_index(line, at, next))
-}
-
-/// The number that `digits` make, unless that is u64::MAX or more.
-fn long_index(digits: &[u8]) -> Option<u64> {
-    let append = |index: u64, &digit: &u8| index.checked_mul(10)?.checked_add(u64::from(digit - b'0'));
-    digits.iter().try_fold(0, append).filter(|&index| index < u64::MAX)
 }
 
 #[cold]

@@ -1,6 +1,8 @@
+use gradwire_kernels::Isa;
 use proptest::prelude::*;
 
 use super::*;
+use crate::data::chunk::{Chunk, PADDING};
 use crate::data::testing::{Pieces, drain, message, read};
 use crate::data::{Format, Stream};
 use crate::linalg::Csr;
@@ -173,5 +175,145 @@ proptest! {
         let (examples, _) = read(bytes, &Format::Libsvm);
         prop_assert_eq!(examples.labels.len(), examples.rows.rows());
         prop_assert!(examples.rows.columns().iter().all(|&key| key < u64::MAX));
+    }
+}
+
+/// A chunk of `text`, with what would be read wrongly after it.
+fn chunk(text: &[u8], after: &[u8]) -> Chunk {
+    let mut bytes = text.to_vec();
+    bytes.push(b'\n');
+    bytes.extend(after.iter().cycle().take(PADDING));
+    Chunk { bytes, length: text.len() }
+}
+
+/// The examples, and the fault as it is shown.
+type Outcome = (Examples, Option<String>);
+
+fn outcome(mut examples: Examples, result: Result<(), Fault>) -> Outcome {
+    examples.rows.abandon_row();
+    (examples, result.err().map(|fault| fault.in_file("data").to_string()))
+}
+
+fn the_long_way(chunk: &Chunk, labels: Labels) -> Outcome {
+    let (mut parser, mut lines) = (Libsvm::new(Isa::Scalar), Lines::new(chunk, 0, 0));
+    let mut examples = Examples::default();
+    let mut result = Ok(());
+    while result.is_ok() && !lines.rest().is_empty() {
+        result = parser.read_line(labels, &mut lines, &mut examples);
+    }
+    outcome(examples, result)
+}
+
+fn as_ever(chunk: &Chunk, labels: Labels, isa: Isa) -> Outcome {
+    let mut examples = Examples::default();
+    let result = Libsvm::new(isa).read(labels, &mut Lines::new(chunk, 0, 0), &mut examples);
+    outcome(examples, result)
+}
+
+fn every_isa() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| isa.is_supported())
+}
+
+/// Mostly good entries, as text.
+fn entry() -> impl Strategy<Value = String> {
+    let index = prop_oneof![
+        8 => "[0-9]{1,8}",
+        2 => "[0-9]{9,20}",
+        1 => "[0-9a#:-]{0,3}",
+    ];
+    let value = prop_oneof![
+        8 => Just("1".to_owned()),
+        6 => "-?[0-9]{1,3}(\\.[0-9]{0,4})?",
+        2 => "[+-]?[0-9]{0,9}\\.[0-9]{1,12}(e-?[0-9]{1,2})?",
+        1 => "[0-9.e+:#-]{0,9}",
+    ];
+    (index, value).prop_map(|(index, value)| format!("{index}:{value}"))
+}
+
+fn line(odd: u32) -> impl Strategy<Value = String> {
+    let label = prop_oneof![20 => proptest::sample::select(vec!["0", "1", "-1", "+1"]).prop_map(str::to_owned),
+        odd => "[-+012.: ]{0,3}"];
+    let blank = prop_oneof![30 => Just(" "), 2 => Just("\t"), odd => Just("  ")];
+    let end = prop_oneof![20 => Just(""), 4 => Just(" "), 4 => Just("\r"), odd => Just(" \r"), odd => Just(" # x:1"), odd => Just("\0")];
+    let entries = proptest::collection::vec((blank, entry()), 0..9);
+    (label, entries, end, 0..=odd, any::<bool>()).prop_map(|(label, mut entries, end, repeat, sort)| {
+        if repeat == 0 || sort {
+            let key = |entry: &str| entry.split(':').next().and_then(|index| index.parse::<u64>().ok());
+            entries.sort_by_key(|(_, entry)| key(entry));
+            entries.dedup_by_key(|(_, entry)| key(entry));
+        }
+        let entries: String = entries.iter().map(|(blank, entry)| format!("{blank}{entry}")).collect();
+        format!("{label}{entries}{end}\n")
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn lines_are_read_as_the_long_way_reads_them(
+        lines in proptest::collection::vec(prop_oneof![4 => line(0), 1 => line(3)], 1..12),
+        last_ends in any::<bool>(),
+        after in proptest::collection::vec(any::<u8>(), 1..9),
+    ) {
+        let mut text = lines.concat();
+        if !last_ends {
+            text.pop();
+        }
+        let chunk = chunk(text.as_bytes(), &after);
+        for labels in [Labels::Needed, Labels::Ignored] {
+            let wanted = the_long_way(&chunk, labels);
+            for isa in every_isa() {
+                prop_assert_eq!(&as_ever(&chunk, labels, isa), &wanted, "{}", isa);
+            }
+        }
+    }
+}
+
+/// `rows` lines of `entries` entries, some with values, of which line `odd` is not plain.
+fn many(rows: usize, entries: usize, odd: usize) -> (String, Examples) {
+    let (mut text, mut wanted) = (String::new(), Examples::default());
+    for row in 0..rows {
+        text += if row % 3 == 0 { "1" } else { "-1" };
+        for entry in 0..entries {
+            let value = if row > rows / 2 { (row % 9) as f32 / 8.0 } else { 1.0 };
+            let index = row * 1001 % 997 + entry * 1000;
+            text += &format!("{}{index}:{value}", if row == odd { "  " } else { " " });
+            wanted.rows.push(index as u64, value);
+        }
+        text.push('\n');
+        wanted.rows.end_row();
+        wanted.labels.push(f32::from(u8::from(row % 3 == 0)));
+    }
+    (text, wanted)
+}
+
+#[test]
+fn lines_longer_and_shorter_than_what_is_marked_at_a_time_are_read() {
+    for (rows, entries) in [(3000, 0), (3000, 5), (40, 900), (5, 5000), (3, 120_000)] {
+        for odd in [0, rows / 2, rows] {
+            let (text, wanted) = many(rows, entries, odd);
+            for isa in every_isa() {
+                let (examples, fault) = as_ever(&chunk(text.as_bytes(), b"1"), Labels::Needed, isa);
+                assert_eq!(fault, None);
+                assert!(examples == wanted, "{isa} {rows} {entries} {odd}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fault_after_many_plain_lines_has_its_place() {
+    for (row, line, place) in
+        [(2500, "1 5:1 x:1", "data:2501:7"), (0, "2 5:1", "data:1:1"), (1, "1 5:1 5:1", "data:2:7")]
+    {
+        let (text, _) = many(3000, 4, 3000);
+        let mut rows: Vec<&str> = text.lines().collect();
+        rows[row] = line;
+        for isa in every_isa() {
+            let (examples, fault) = as_ever(&chunk(rows.join("\n").as_bytes(), b"1"), Labels::Needed, isa);
+            assert_eq!(examples.len(), row);
+            let fault = fault.unwrap();
+            assert!(fault.starts_with(place), "{isa}: {fault}");
+        }
     }
 }

@@ -48,12 +48,6 @@ impl<'a> Lines<'a> {
         &self.bytes[self.line.clone()]
     }
 
-    /// The current line and what follows it: a `\n`, then [`PADDING`](super::chunk::PADDING) bytes of whatever at least.
-    #[inline]
-    pub(super) fn padded_line(&self) -> &'a [u8] {
-        &self.bytes[self.line.start..]
-    }
-
     /// The current line's number in the chunk, from 1; 0 before the first.
     pub(super) fn number(&self) -> u64 {
         self.number
@@ -67,6 +61,12 @@ impl<'a> Lines<'a> {
     /// The bytes of the lines that are still to come, as a range of [`bytes`](Self::bytes).
     pub(super) fn rest(&self) -> Range<usize> {
         self.next..self.length
+    }
+
+    /// Where the bytes of the lines that are still to come end, when each of them ends with a `\n`: the chunk has one after
+    /// its text.
+    pub(super) fn rest_with_end(&self) -> usize {
+        self.length + usize::from(self.bytes[..self.length].last() != Some(&b'\n'))
     }
 
     /// Goes on after `lines` lines, which end at byte `end` of the chunk.

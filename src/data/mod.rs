@@ -26,6 +26,7 @@ mod libsvm;
 mod lines;
 mod number;
 mod parse;
+mod plain;
 mod record;
 mod scan;
 mod shuffle;

@@ -170,7 +170,7 @@ impl Short {
 }
 
 /// The eight bytes of `text` from `at` on, the lowest first.
-#[inline]
+#[inline(always)]
 pub(super) fn word(text: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*text.get(at..)?.first_chunk()?))
 }
@@ -200,7 +200,7 @@ const ZEROS: u64 = 0x3030_3030_3030_3030;
 
 /// The high bit of each byte that is no digit's value; a carry, which only bytes that are no ASCII give, disturbs nothing
 /// but what is after the first of those.
-#[inline]
+#[inline(always)]
 fn not_digits(nibbles: u64) -> u64 {
     (nibbles.wrapping_add(0x7676_7676_7676_7676) | nibbles) & 0x8080_8080_8080_8080
 }
@@ -208,7 +208,7 @@ fn not_digits(nibbles: u64) -> u64 {
 /// Up to eight digits from the lowest byte on, and how many: arithmetic instead of a branch for each byte, whose number
 /// no processor can predict.
 #[inline]
-pub(super) fn eight_digits(chunk: u64) -> (u64, usize) {
+fn eight_digits(chunk: u64) -> (u64, usize) {
     let nibbles = chunk ^ ZEROS;
     let count = not_digits(nibbles).trailing_zeros() as usize / 8;
     if count == 0 {
@@ -218,26 +218,78 @@ pub(super) fn eight_digits(chunk: u64) -> (u64, usize) {
     (eight_nibbles(nibbles << (64 - 8 * count)), count)
 }
 
-/// The number of one to seven digits before `end`, and how many there are; `None` unless `end` follows them.
-#[inline]
-pub(super) fn digits_before(chunk: u64, end: u8) -> Option<(u64, usize)> {
-    let nibbles = chunk ^ ZEROS;
-    let others = not_digits(nibbles);
-    if others == 0 {
-        return None;
-    }
-    let bits = others.trailing_zeros() & !7;
-    if bits == 0 || (chunk >> bits) as u8 != end {
-        return None;
-    }
-    Some((eight_nibbles(nibbles << (64 - bits)), bits as usize / 8))
+/// Bytes of a word.
+pub(super) const WORD: u32 = 8;
+
+/// The eight bytes of `text` before `at`, the lowest first.
+#[inline(always)]
+pub(super) fn word_before(text: &[u8], at: usize) -> Option<u64> {
+    word(text, at.wrapping_sub(WORD as usize))
 }
 
-/// The number that eight digits' values make: pairs, then fours, then all.
-#[inline]
+/// What the last `count` bytes of a word make as digits, and 0 if `count` is from 1 to 8 and they all are digits.
+#[inline(always)]
+pub(super) fn last_digits(word: u64, count: u32) -> (u64, u64) {
+    let nibbles = last_nibbles(word, count);
+    (eight_nibbles(nibbles), not_digits(nibbles) | u64::from(count.wrapping_sub(1) >= WORD))
+}
+
+/// The values of the last `count` digits of a word, 1 to 8 of them, with zeros before.
+#[inline(always)]
+fn last_nibbles(word: u64, count: u32) -> u64 {
+    let unused = 64u32.wrapping_sub(8 * count);
+    (word ^ ZEROS).wrapping_shr(unused).wrapping_shl(unused)
+}
+
+/// The number that the last `length` bytes of a word are, and 0 if they are one: digits, with or without a dot, at most one
+/// `-` before them, one to eight bytes together.
+#[inline(always)]
+pub(super) fn last_number(word: u64, length: u32) -> (f32, u64) {
+    /// Exact in f32; the last one is for no dot.
+    const POWERS: [f32; 9] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e0];
+    let first = word.wrapping_shr(64u32.wrapping_sub(8 * length)) as u8;
+    let negative = u32::from(first == b'-');
+    let count = length.wrapping_sub(negative);
+    let nibbles = last_nibbles(word, count);
+    let others = not_digits(nibbles);
+    // The low bit of the byte of the dot; nothing when there is none.
+    let dot = others >> 7;
+    let before = dot.wrapping_sub(u64::from(dot != 0));
+    let dot_byte = dot.wrapping_mul(0xFF);
+    let digits = count.wrapping_sub(u32::from(dot != 0));
+    let wrong = others & others.wrapping_sub(1)
+        | (nibbles & dot_byte) ^ dot.wrapping_mul(u64::from(b'.' ^ b'0'))
+        | u64::from(count.wrapping_sub(1) >= WORD || digits == 0);
+    // Without the dot: what is before it moves up.
+    let joined = nibbles & !(before | dot_byte) | (nibbles & before) << 8;
+    // Eight digits without a dot are rounded here; with one they are seven at most, exact in f32 as is their power of ten,
+    // so that the division is what rounds.
+    let mantissa = eight_nibbles(joined) as i32 as f32;
+    let value = mantissa / POWERS[others.leading_zeros() as usize / 8];
+    (f32::from_bits(value.to_bits() | negative << 31), wrong)
+}
+
+/// The number that fills `text`, unless that is u64::MAX or more; `None` for anything but digits.
+pub(super) fn whole_index(text: &[u8]) -> Option<u64> {
+    let (index, count) = digits(text);
+    if count == 0 || count < text.len() {
+        return None;
+    }
+    // Nineteen digits cannot overflow.
+    if count <= 19 { Some(index) } else { long_index(text) }
+}
+
+/// The number that `digits` make, unless that is u64::MAX or more.
+pub(super) fn long_index(digits: &[u8]) -> Option<u64> {
+    let append = |index: u64, &digit: &u8| index.checked_mul(10)?.checked_add(u64::from(digit - b'0'));
+    digits.iter().try_fold(0, append).filter(|&index| index < u64::MAX)
+}
+
+/// The number that eight digits' values make: pairs, then fours, then all. Of other bytes it makes anything.
+#[inline(always)]
 fn eight_nibbles(eight: u64) -> u64 {
-    let pairs = (eight.wrapping_mul(10) + (eight >> 8)) & 0x00FF_00FF_00FF_00FF;
-    let fours = (pairs.wrapping_mul(100) + (pairs >> 16)) & 0x0000_FFFF_0000_FFFF;
+    let pairs = eight.wrapping_mul(10).wrapping_add(eight >> 8) & 0x00FF_00FF_00FF_00FF;
+    let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_FFFF_0000_FFFF;
     fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xFFFF_FFFF
 }
 
@@ -286,6 +338,38 @@ mod tests {
             prop_assert_eq!(number.to_f32().to_bits(), text.parse::<f32>().unwrap().to_bits());
             // It ends where the word does, or where a number does.
             prop_assert!(number.length == 8 || !bytes[number.length].is_ascii_digit());
+        }
+
+        #[test]
+        fn the_number_a_word_ends_with_is_the_one_that_is_written(
+            before in any::<[u8; 8]>(),
+            text in prop_oneof!["-?[0-9]{0,8}\\.?[0-9]{0,8}", "[-+0-9.e: ]{1,8}"],
+        ) {
+            prop_assume!(text.len() <= 8);
+            let mut bytes = before.to_vec();
+            bytes.extend(text.as_bytes());
+            let word = word_before(&bytes, bytes.len()).unwrap();
+            let plain = |text: &str| text.bytes().all(|byte| matches!(byte, b'-' | b'.' | b'0'..=b'9'));
+            let (value, wrong) = last_number(word, text.len() as u32);
+            let wanted = text.parse::<f32>().ok().filter(|_| plain(&text));
+            prop_assert_eq!((wrong == 0).then_some(value.to_bits()), wanted.map(f32::to_bits));
+            let (index, wrong) = last_digits(word, text.len() as u32);
+            let wanted = text.parse::<u64>().ok().filter(|_| !text.starts_with('+'));
+            prop_assert_eq!((wrong == 0).then_some(index), wanted);
+        }
+
+        #[test]
+        fn every_byte_in_a_word_is_a_digit_or_is_not(bytes in any::<[u8; 8]>(), count in 0u32..20, digit in 0u8..10) {
+            let mut bytes = bytes;
+            // Most of it digits, or none of them would be right.
+            bytes.iter_mut().filter(|byte| **byte < 230).for_each(|byte| *byte = b'0' + digit);
+            let word = u64::from_le_bytes(bytes);
+            let wanted = bytes.get(8usize.wrapping_sub(count as usize)..).filter(|last| !last.is_empty());
+            let wanted = wanted.and_then(whole_index);
+            let (index, wrong) = last_digits(word, count);
+            prop_assert_eq!((wrong == 0).then_some(index), wanted);
+            let (number, wrong) = last_number(word, count);
+            prop_assert_eq!((wrong == 0).then_some(number), wanted.map(|index| index as f32));
         }
 
         #[test]

@@ -9,6 +9,8 @@ use std::convert::Infallible;
 use std::io::{self, Read};
 use std::sync::Arc;
 
+use gradwire_kernels::Isa;
+
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use super::chunk::{Chunk, Cutter};
@@ -158,7 +160,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Parses until the reader is gone.
 pub(super) fn parse(jobs: &Receiver<Job>, chunks: &Sender<Vec<u8>>) {
-    let mut libsvm = Libsvm::default();
+    let mut libsvm = Libsvm::new(Isa::active());
     let mut csv: Option<CsvRows> = None;
     for Job { chunk, start, rows, mut block, out } in jobs {
         block.clear();

@@ -8,6 +8,7 @@ use crate::wire::{HEADER_BYTES, padded};
 const LENGTH_OFFSET: usize = 12;
 
 /// Bytes of the record that opens with `header`.
+#[inline]
 pub(super) fn record_bytes(header: &[u8]) -> usize {
     let length = [0, 1, 2, 3].map(|at| header[LENGTH_OFFSET + at]);
     HEADER_BYTES + padded(u32::from_le_bytes(length) as usize)
@@ -24,6 +25,7 @@ pub(super) struct Measure {
 ///
 /// # Panics
 /// When `parts` are not whole records, or a header is split.
+#[inline]
 fn each_record(parts: &[&[u8]], mut record: impl FnMut(usize)) {
     let mut missing = 0;
     for part in parts {
@@ -43,6 +45,7 @@ fn each_record(parts: &[&[u8]], mut record: impl FnMut(usize)) {
 }
 
 /// Measures a write.
+#[inline]
 pub(super) fn measure(parts: &[&[u8]]) -> Measure {
     let mut measure = Measure { tally: Tally::default(), largest: 0 };
     each_record(parts, |bytes| {

@@ -2,7 +2,7 @@
 //!
 //! What is due at the end of a turn (doorbells, sends) is kept as a list of lanes, so that a turn costs what it
 //! did, not what is open. Polling looks at each lane: one cache line for shared memory; for TCP a receive, paced,
-//! because a tight loop of system calls halves what the socket's other end can do.
+//! because a tight loop of system calls halves what the socket's other end can do. Many TCP lanes are asked of the driver together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,7 +59,8 @@ struct Slot {
 pub struct Port {
     driver: Box<dyn Driver + Send>,
     tcp_driver: TcpDriver,
-    /// The driver receives by itself: nothing is gained by trying.
+    /// The driver receives by itself: with few lanes only while this thread sleeps, since a call is answered sooner than a
+    /// completion.
     armed: bool,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -143,6 +144,7 @@ impl Port {
         })
     }
 
+    #[inline]
     fn slot(&self, id: LaneId) -> Option<&Slot> {
         self.slots
             .get(id.index as usize)
@@ -196,8 +198,9 @@ impl Port {
     }
 
     /// The peeked record's length in payload and in all.
-    fn peeked(&self, id: LaneId) -> (usize, usize) {
-        let peeked = self.slot(id).and_then(|slot| slot.peeked.as_ref());
+    #[inline]
+    fn peeked(slot: Option<&Slot>) -> (usize, usize) {
+        let peeked = slot.and_then(|slot| slot.peeked.as_ref());
         assert!(peeked.is_some(), "a record is peeked before it is read or consumed");
         peeked.map_or((0, 0), |header| (header.length as usize, header.record_bytes()))
     }
@@ -210,8 +213,8 @@ impl Fabric for Port {
             events.append(&mut self.pending);
         }
         self.arm();
-        let paced = self.tcp_lanes > 0 && !self.armed && (self.hot || self.polls.is_multiple_of(TCP_PACE));
-        let few = self.tcp_lanes <= FEW_TCP_LANES;
+        let paced = self.tcp_lanes > 0 && (self.hot || self.polls.is_multiple_of(TCP_PACE));
+        let few = self.tries();
         let look = if self.armed { self.tcp_lanes > 0 && self.driver.has_news() } else { paced && !few };
         if look || self.polls.is_multiple_of(HANG_UP_PACE) {
             self.collect(Duration::ZERO);
@@ -224,7 +227,7 @@ impl Fabric for Port {
                 Some(Lane::Tcp(lane)) => {
                     let came = lane.poll(id, &mut *self.driver, paced && few, events);
                     self.hot |= came;
-                    if self.armed && lane.is_unarmed() {
+                    if self.armed && !few && lane.is_unarmed() {
                         self.to_arm.push(index as u32);
                     }
                 }
@@ -248,9 +251,11 @@ impl Fabric for Port {
         if !self.pending.is_empty() {
             return;
         }
-        for slot in &self.slots {
-            if let Some(Lane::Shm(lane, _)) = &slot.lane {
-                lane.arm();
+        for slot in &mut self.slots {
+            match &mut slot.lane {
+                Some(Lane::Shm(lane, _)) => lane.arm(),
+                Some(Lane::Tcp(lane)) if self.armed => lane.arm(&mut *self.driver),
+                _ => {}
             }
         }
         order_before_doorbells();
@@ -294,13 +299,14 @@ impl Fabric for Port {
 
     #[inline]
     fn copy_payload(&self, lane: LaneId, offset: usize, out: &mut [u8]) {
-        let (length, _) = self.peeked(lane);
+        let slot = self.slot(lane);
+        let (length, _) = Self::peeked(slot);
         assert!(
             offset.checked_add(out.len()).is_some_and(|end| end <= length),
             "{} bytes at {offset} leave a payload of {length}",
             out.len()
         );
-        match self.lane(lane) {
+        match slot.and_then(|slot| slot.lane.as_ref()) {
             Some(Lane::Shm(lane, _)) => lane.copy_payload(offset, out),
             Some(Lane::Tcp(lane)) => out.copy_from_slice(lane.payload(offset, out.len())),
             None => {}
@@ -309,8 +315,9 @@ impl Fabric for Port {
 
     #[inline]
     fn borrow_payload(&self, lane: LaneId) -> Option<&[u8]> {
-        let (length, _) = self.peeked(lane);
-        match self.lane(lane)? {
+        let slot = self.slot(lane);
+        let (length, _) = Self::peeked(slot);
+        match slot?.lane.as_ref()? {
             Lane::Shm(..) => None,
             Lane::Tcp(lane) => Some(lane.payload(0, length)),
         }
@@ -318,7 +325,7 @@ impl Fabric for Port {
 
     #[inline]
     fn consume(&mut self, lane: LaneId) {
-        let (_, bytes) = self.peeked(lane);
+        let (_, bytes) = Self::peeked(self.slot(lane));
         let slot = &mut self.slots[lane.index as usize];
         slot.peeked = None;
         let due = match &mut slot.lane {
@@ -499,6 +506,7 @@ impl Fabric for Port {
         slot.peeked = None;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(lane.index);
+        self.driver.set_direct(self.tries());
         self.pending.retain(|event| event.lane() != lane);
         Ok(())
     }
@@ -514,6 +522,7 @@ impl Fabric for Port {
         match self.register(index, end) {
             Ok(lane) => {
                 self.tcp_lanes += usize::from(matches!(lane, Lane::Tcp(_)));
+                self.driver.set_direct(self.tries());
                 self.slots[index as usize].lane = Some(lane);
                 Ok(LaneId { index, generation: self.slots[index as usize].generation })
             }
@@ -588,6 +597,12 @@ impl Port {
         if self.armed && self.driver.has_queued() {
             self.collect(Duration::ZERO);
         }
+    }
+
+    /// Whether sockets are tried one by one while polling, whatever the driver does while this thread sleeps.
+    #[inline]
+    fn tries(&self) -> bool {
+        self.tcp_lanes <= FEW_TCP_LANES
     }
 
     /// Lets the lanes that received do so again.

@@ -67,6 +67,9 @@ pub enum RejectReason {
     /// Too many lanes.
     #[error("too many lanes there; close some, or try again later")]
     Busy = 5,
+    /// It names itself a server, but not as the coordinator's servers do.
+    #[error("it does not name the key of this cluster's servers; start it anew, with their coordinator")]
+    Stranger = 7,
     /// A reason this build does not know.
     #[error("a reason this build does not know; upgrade this side")]
     Unknown = 6,
@@ -80,6 +83,7 @@ impl RejectReason {
             3 => Self::Shard,
             4 => Self::Ring,
             5 => Self::Busy,
+            7 => Self::Stranger,
             _ => Self::Unknown,
         }
     }

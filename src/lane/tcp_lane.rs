@@ -129,7 +129,6 @@ impl TcpLane {
             return false;
         }
         let mut came = false;
-        self.arm(driver);
         if (self.readable || try_now) && self.fault.is_none() {
             came = self.receive(id, driver, events);
         }

@@ -1,8 +1,12 @@
 //! Driver over io_uring: receives and sends are posted, and one system call a turn submits all and waits.
 //!
+//! With few sockets the owner works directly: while it polls, receives and sends are plain calls, and only what a full socket
+//! does not take, and receives of a thread that is about to sleep, are posted. A posted receive is tried, armed, woken as task
+//! work and tried again, which cost a polled round trip a third (decision 0006).
+//!
 //! Each socket has at most one receive and one send in flight; both borrow ring space from their lane as a loan,
-//! which comes back with the outcome. What a turn asks for is queued, and submitted once, at its end. Polling
-//! looks at the completion queue and a flag in shared memory, so that an idle lane costs no system call. Absent on purpose: multishot
+//! which comes back with the outcome. What a turn asks for is queued, and submitted once, at its end. With many
+//! sockets polling looks at the completion queue and a flag in shared memory, so that idle lanes cost no system call. Absent on purpose: multishot
 //! receives (their buffers are the kernel's choice, and bytes must land in the lane's ring: a second copy), zero-copy sends
 //! and registered buffers (decision 0006 has the figures).
 
@@ -13,7 +17,7 @@ use std::time::Duration;
 use gradwire_ffi::MachineError;
 use gradwire_ffi::event::Ready;
 use gradwire_ffi::private_ring::{Loan, PrivateRing};
-use gradwire_ffi::socket::{Moved, send_gather};
+use gradwire_ffi::socket::{Moved, receive, send_gather};
 use gradwire_ffi::uring::{Completed, OpId, Uring};
 
 use super::driver::{Driver, Flow, Outgoing, Sending, Source};
@@ -46,11 +50,20 @@ pub(super) struct UringDriver {
     completed: Vec<Completed>,
     /// Reports found while something else was waited for.
     early: Vec<Ready>,
+    /// See [`Driver::set_direct`].
+    direct: bool,
 }
 
 impl UringDriver {
     pub(super) fn over(uring: Uring) -> Self {
-        Self { uring, flows: Vec::new(), free: Vec::new(), completed: Vec::new(), early: Vec::new() }
+        Self {
+            uring,
+            flows: Vec::new(),
+            free: Vec::new(),
+            completed: Vec::new(),
+            early: Vec::new(),
+            direct: false,
+        }
     }
 
     /// Operations in flight, watches included.
@@ -175,7 +188,7 @@ impl Driver for UringDriver {
     }
 
     #[inline]
-    fn receive(&mut self, flow: Flow, ring: &mut PrivateRing, _: u64, _: usize) -> Option<Moved> {
+    fn receive(&mut self, flow: Flow, ring: &mut PrivateRing, at: u64, room: usize) -> Option<Moved> {
         let state = &mut self.flows[flow.0 as usize];
         match std::mem::take(&mut state.incoming) {
             Way::Done(loan, moved) => {
@@ -184,9 +197,13 @@ impl Driver for UringDriver {
                 }
                 Some(moved)
             }
-            other => {
-                state.incoming = other;
+            posted @ Way::Posted(..) => {
+                state.incoming = posted;
                 None
+            }
+            Way::Idle => {
+                let socket = state.source.as_ref();
+                Some(socket.map_or(Moved::End, |socket| receive(socket.as_fd(), ring.slice_mut(at, room))))
             }
         }
     }
@@ -208,6 +225,17 @@ impl Driver for UringDriver {
             }
             other => other,
         };
+        if let (true, Way::Idle, Some(source)) = (self.direct && bytes > 0, &way, &state.source) {
+            let (first, second) = ring.slice(from, bytes).split_at(before);
+            let parts = [IoSlice::new(first), IoSlice::new(inserted), IoSlice::new(second)];
+            let parts =
+                if inserted.is_empty() { &[IoSlice::new(ring.slice(from, bytes))][..] } else { &parts };
+            let moved = send_gather(source.as_fd(), parts);
+            // A full socket: the kernel is to go on by itself, and to tell.
+            if moved != Moved::WouldBlock {
+                return Sending::Done(moved);
+            }
+        }
         match (way, &state.source) {
             (Way::Posted(id, bytes), _) => {
                 state.outgoing = Way::Posted(id, bytes);
@@ -243,6 +271,10 @@ impl Driver for UringDriver {
 
     fn receives_by_itself(&self) -> bool {
         true
+    }
+
+    fn set_direct(&mut self, direct: bool) {
+        self.direct = direct;
     }
 
     #[inline]

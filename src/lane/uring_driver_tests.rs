@@ -122,6 +122,47 @@ fn state_alone_for_a_full_socket_is_posted_and_tells_when_it_went() {
 }
 
 #[test]
+fn a_direct_driver_posts_only_what_a_full_socket_does_not_take() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    for mut driver in drivers() {
+        let (here, mut there) = pair(&listener);
+        let (mut outbox, mut inbox) =
+            (PrivateRing::create(1 << 20).unwrap(), PrivateRing::create(PAGE_BYTES).unwrap());
+        let flow = driver.attach(here, 1).unwrap();
+        driver.set_direct(true);
+        // Nothing is posted, so receiving is tried at once.
+        assert_eq!(driver.receive(flow, &mut inbox, 0, 100), Some(Moved::WouldBlock));
+        there.write_all(b"now").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while driver.receive(flow, &mut inbox, 0, 100) != Some(Moved::Bytes(3)) {
+            assert!(Instant::now() < deadline, "three bytes did not come");
+        }
+        assert_eq!(inbox.slice(0, 3), b"now");
+        let (mut sent, mut posted) = (0, 0);
+        while posted == 0 {
+            assert_eq!(driver.in_flight(), 0);
+            let outgoing =
+                Outgoing { ring: &mut outbox, from: 0, bytes: 1 << 20, inserted: b"##", before: 7 };
+            match driver.send(flow, outgoing) {
+                Sending::Done(Moved::Bytes(bytes)) => sent += bytes,
+                Sending::Posted(bytes) => posted = bytes,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((posted, driver.in_flight()), (1 << 20, 1));
+        let reader = std::thread::spawn(move || {
+            let mut all = vec![0; sent + 9];
+            there.read_exact(&mut all).map(|()| all)
+        });
+        assert!(wait_for(&mut driver, 1).writable);
+        let all = reader.join().unwrap().unwrap();
+        assert_eq!((&all[7..9], &all[sent + 7..]), (&b"##"[..], &b"##"[..]));
+        driver.detach(flow);
+        assert_eq!(driver.in_flight(), 0);
+    }
+}
+
+#[test]
 fn a_peer_that_dies_ends_the_receive_in_flight() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     for mut driver in drivers() {

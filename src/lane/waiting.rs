@@ -38,13 +38,14 @@ pub struct Backoff {
     waiting: Waiting,
     turns: u32,
     idle_since: Option<Instant>,
+    looked: bool,
 }
 
 impl Backoff {
     /// Starts as after work.
     #[must_use]
     pub fn new(waiting: Waiting) -> Self {
-        Self { waiting, turns: 0, idle_since: None }
+        Self { waiting, turns: 0, idle_since: None, looked: true }
     }
 
     /// There was work.
@@ -52,6 +53,14 @@ impl Backoff {
     pub fn busy(&mut self) {
         self.turns = 0;
         self.idle_since = None;
+        self.looked = true;
+    }
+
+    /// Whether time has passed that is worth reading the clock for: after work, after sleep, and once in so many idle turns.
+    #[inline]
+    #[must_use]
+    pub fn clock_is_due(&self) -> bool {
+        self.looked
     }
 
     /// There was none: pauses, or sleeps by `sleep` (a bounded [`super::Fabric::wait`]) when polling was long enough.
@@ -60,6 +69,7 @@ impl Backoff {
         if self.waiting.spin == Duration::MAX {
             std::hint::spin_loop();
             self.turns = self.turns.wrapping_add(1);
+            self.looked = self.turns.is_multiple_of(TURNS_A_LOOK);
             if self.turns.is_multiple_of(TURNS_A_YIELD) {
                 std::thread::yield_now();
             }
@@ -68,7 +78,8 @@ impl Backoff {
         if !self.waiting.spin.is_zero() {
             self.turns = self.turns.wrapping_add(1);
             std::hint::spin_loop();
-            if self.turns % TURNS_A_LOOK != 1 {
+            self.looked = self.turns % TURNS_A_LOOK == 1;
+            if !self.looked {
                 return false;
             }
             let now = Instant::now();

@@ -25,6 +25,44 @@ pub struct Row<'a, K> {
     pub values: Option<&'a [f32]>,
 }
 
+/// Sorts entries by column, where `values` may be none at all; a column that occurs twice, if any.
+pub(crate) fn sort_entries<K: Copy + Ord>(
+    columns: &mut [K],
+    values: &mut [f32],
+    scratch: &mut Vec<(K, f32)>,
+) -> Option<K> {
+    if values.is_empty() {
+        columns.sort_unstable();
+    } else {
+        scratch.clear();
+        scratch.extend(columns.iter().copied().zip(values.iter().copied()));
+        scratch.sort_unstable_by_key(|&(column, _)| column);
+        for (at, &(column, value)) in scratch.iter().enumerate() {
+            columns[at] = column;
+            values[at] = value;
+        }
+    }
+    columns.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+}
+
+/// Entries to be written where a matrix will have its next rows: see [`Csr::room`].
+pub(crate) struct Room<'a> {
+    pub(crate) columns: &'a mut [u64],
+    /// None at all where the matrix has only ones.
+    pub(crate) values: &'a mut [f32],
+    row_offsets: &'a mut Vec<usize>,
+    /// Entries of the matrix before.
+    base: usize,
+}
+
+impl Room<'_> {
+    /// The first `entries` are whole rows, and this one ends with them.
+    #[inline(always)]
+    pub(crate) fn end_row(&mut self, entries: usize) {
+        self.row_offsets.push(self.base + entries);
+    }
+}
+
 /// Why [`Csr::from_parts`] refused its arguments.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CsrError {
@@ -219,20 +257,8 @@ impl<K: Copy> Csr<K> {
         K: Ord,
     {
         let start = self.row_offsets[self.rows()];
-        let columns = &mut self.columns[start..];
-        if self.explicit {
-            let values = &mut self.values[start..];
-            scratch.clear();
-            scratch.extend(columns.iter().copied().zip(values.iter().copied()));
-            scratch.sort_unstable_by_key(|&(column, _)| column);
-            for (at, &(column, value)) in scratch.iter().enumerate() {
-                columns[at] = column;
-                values[at] = value;
-            }
-        } else {
-            columns.sort_unstable();
-        }
-        columns.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+        let values = if self.explicit { &mut self.values[start..] } else { &mut [] };
+        sort_entries(&mut self.columns[start..], values, scratch)
     }
 
     /// Makes this matrix a copy of `from` with other column names, without allocating when capacity suffices.
@@ -267,9 +293,40 @@ impl<K: Copy> Csr<K> {
     }
 }
 
+impl Csr<u64> {
+    /// Room for `entries` more; [`abandon_row`](Self::abandon_row) then gives back what no row was ended with.
+    pub(crate) fn room(&mut self, entries: usize) -> Room<'_> {
+        let base = self.columns.len();
+        self.columns.resize(base + entries, 0);
+        if self.explicit {
+            self.values.resize(base + entries, 0.0);
+        }
+        let values = if self.explicit { &mut self.values[base..] } else { &mut [] };
+        Room { columns: &mut self.columns[base..], values, row_offsets: &mut self.row_offsets, base }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_that_were_ended_in_room_stay_and_the_rest_of_it_goes() {
+        let mut x = Csr::<u64>::new();
+        for value in [1.0, 0.5] {
+            x.push(9, value);
+            x.end_row();
+            let mut room = x.room(4);
+            room.columns.copy_from_slice(&[1, 2, 3, 4]);
+            room.values.fill(2.0);
+            room.end_row(1);
+            room.end_row(3);
+            x.abandon_row();
+        }
+        assert_eq!(x.row_offsets(), &[0, 1, 2, 4, 5, 6, 8]);
+        assert_eq!(x.columns(), &[9, 1, 2, 3, 9, 1, 2, 3]);
+        assert_eq!(x.values(), Some(&[1., 1., 1., 1., 0.5, 2., 2., 2.][..]));
+    }
 
     #[test]
     fn values_stay_implicit_until_one_is_not_one() {

@@ -16,5 +16,6 @@ mod localize;
 mod product;
 
 pub use csr::{Csr, CsrError, Row};
+pub(crate) use csr::{Room, sort_entries};
 pub use localize::{Localized, Localizer};
 pub use product::LocalMatrix;

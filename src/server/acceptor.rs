@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::shard::Command;
+use super::shard::{Command, Peer};
 use super::thread::ShardHandle;
 use crate::control::ControlError;
 use crate::lane::shm::{Door, Visitor};
@@ -34,6 +34,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// What is served behind a listener.
 pub(super) struct Served {
     pub(super) cluster_id: u64,
+    /// What servers of the cluster name; 0 where there are no others.
+    pub(super) link_key: u64,
     pub(super) config: LaneConfig,
     pub(super) shards: Vec<ShardHandle>,
     pub(super) deadline: Duration,
@@ -198,9 +200,15 @@ fn greet(guest: Guest, served: &Served) -> Result<(), SetupError> {
         if hello.cluster != served.cluster_id {
             return Err(RejectReason::Cluster);
         }
-        served.shards.iter().find(|handle| handle.shard() == hello.shard).ok_or(RejectReason::Shard)
+        let peer = match hello.link {
+            None => Peer::Client,
+            Some(link) if link.key == served.link_key => Peer::Predecessor(link.from),
+            Some(_) => return Err(RejectReason::Stranger),
+        };
+        let shard = served.shards.iter().find(|handle| handle.shard() == hello.shard);
+        Ok((shard.ok_or(RejectReason::Shard)?, peer))
     };
-    let (shard, end) = match guest {
+    let ((shard, peer), end) = match guest {
         Guest::Tcp(incoming) => {
             let greeted = incoming.hello(deadline)?;
             match place(greeted.hello()) {
@@ -217,6 +225,6 @@ fn greet(guest: Guest, served: &Served) -> Result<(), SetupError> {
         }
     };
     // A shard that does not take the lane drops it, and the peer sees it go down.
-    drop(shard.ask("adopting a lane", served.deadline, |reply| Command::Adopt { end, reply }));
+    drop(shard.ask("adopting a lane", served.deadline, |reply| Command::Adopt { end, peer, reply }));
     Ok(())
 }

@@ -3,9 +3,12 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::unbounded;
+
 use super::acceptor::{Acceptor, Served};
-use super::group::{Group, GroupConfig, SHUTDOWN};
-use super::shard::Command;
+use super::group::{Group, GroupConfig, Order, SHUTDOWN};
+use super::shard::lease::Lease;
+use super::shard::{Command, Peer};
 use crate::cluster::message::Holding;
 use crate::cluster::{
     Arrival, Barriers, Catalog, ChainStatus, Map, Opening, ServerState, ServerStatus, ShardInfo, Status,
@@ -89,12 +92,13 @@ impl Embedded {
         let mut map = Map::place(cluster_id, config.partitions, places.collect())?;
         let holdings =
             (0..config.shards).map(ShardId).map(|shard| Holding { shard, partitions: map.roles_of(shard) });
-        let group = Group::start(&config.group(), config.partitions, holdings.collect())?;
+        let group = Group::start(&config.group(), Order::first(config.partitions, holdings.collect()))?;
         let acceptor = match config.fabric {
             FabricKind::Shm => None,
             FabricKind::Tcp => {
                 let served = Served {
                     cluster_id,
+                    link_key: 0,
                     config: LaneConfig { ring_bytes: config.ring_bytes },
                     shards: group.handles(),
                     deadline: config.deadline,
@@ -192,16 +196,20 @@ impl ControlPlane for Embedded {
             return acceptor.connect(shard);
         }
         let (ours, theirs) = shm::pair(self.config.ring_bytes)?;
-        let adopted = thread
-            .ask("adopting a lane", self.config.deadline, |reply| Command::Adopt { end: theirs, reply })?;
+        let adopted = thread.ask("adopting a lane", self.config.deadline, |reply| Command::Adopt {
+            end: theirs,
+            peer: Peer::Client,
+            reply,
+        })?;
         adopted
             .map_err(|error| ControlError::Machine { what: "adopting a lane", cause: error.to_string() })?;
         Ok(ours)
     }
 
     fn barrier(&self, name: &str, count: usize, deadline: Duration) -> Result<(), ControlError> {
+        let caller = random();
         let mut barriers = lock(&self.barriers);
-        let Arrival::Wait { round } = barriers.arrive(name, count)? else {
+        let Arrival::Wait { round } = barriers.arrive(name, count, caller)? else {
             self.gathered.notify_all();
             return Ok(());
         };
@@ -209,7 +217,7 @@ impl ControlPlane for Embedded {
             self.gathered.wait_timeout_while(barriers, deadline, |barriers| !barriers.released(name, round));
         let (mut barriers, waited) = waited.unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
-            barriers.leave(name, round);
+            barriers.leave(name, round, caller);
             return Err(ControlError::Deadline { what: "the others' arrival at a barrier", after: deadline });
         }
         Ok(())
@@ -293,6 +301,9 @@ impl EmbeddedConfig {
             spin: self.spin,
             cores: if self.pin { (0..self.shards as usize).collect() } else { Vec::new() },
             deadline: self.deadline,
+            lease: Lease::unending(),
+            // A chain of one wants nothing of others.
+            notices: unbounded().0,
         }
     }
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::shard::{Command, Report, ShardConfig};
+use crossbeam_channel::Sender;
+
+use super::shard::lease::Lease;
+use super::shard::{Command, Holds, Notice, Report, ShardConfig};
 use super::thread::{ShardHandle, ShardThread, ThreadConfig};
 use crate::cluster::message::Holding;
 use crate::control::ControlError;
@@ -26,6 +29,39 @@ pub(super) struct GroupConfig {
     pub(super) cores: Vec<usize>,
     /// How long a thread may take to answer.
     pub(super) deadline: Duration,
+    /// Until when the coordinator counts on the threads.
+    pub(super) lease: Lease,
+    /// Where they say what they want of others.
+    pub(super) notices: Sender<Notice>,
+}
+
+/// What all threads of a group are to hold.
+#[derive(Clone, Debug)]
+pub(super) struct Order {
+    pub(super) partition_count: u32,
+    pub(super) holdings: Vec<Holding>,
+    pub(super) tables: Arc<[(TableId, Arc<TableSchema>)]>,
+    pub(super) last_table: TableId,
+    pub(super) sessions: Arc<[SessionId]>,
+    pub(super) last_session: SessionId,
+}
+
+impl Order {
+    /// Of a cluster without tables and sessions.
+    pub(super) fn first(partition_count: u32, holdings: Vec<Holding>) -> Self {
+        let (tables, sessions) = (Arc::new([]), Arc::new([]));
+        let (last_table, last_session) = (TableId(0), SessionId(0));
+        Self { partition_count, holdings, tables, last_table, sessions, last_session }
+    }
+
+    fn by_shard(self) -> impl Iterator<Item = (ShardId, Holds)> {
+        let Self { partition_count, holdings, tables, last_table, sessions, last_session } = self;
+        holdings.into_iter().map(move |Holding { shard, partitions }| {
+            let (tables, sessions) = (Arc::clone(&tables), Arc::clone(&sessions));
+            let roles = partitions;
+            (shard, Holds { partition_count, roles, tables, last_table, sessions, last_session })
+        })
+    }
 }
 
 /// Running shards. Dropping it ends them.
@@ -39,20 +75,17 @@ impl Group {
     ///
     /// # Errors
     /// What the machine refused: a thread, or the descriptors of its port.
-    pub(super) fn start(
-        config: &GroupConfig,
-        partition_count: u32,
-        holdings: Vec<Holding>,
-    ) -> Result<Self, ControlError> {
-        let mut group = Self { shards: Vec::with_capacity(holdings.len()), deadline: config.deadline };
-        for (at, Holding { shard, partitions }) in holdings.into_iter().enumerate() {
+    pub(super) fn start(config: &GroupConfig, order: Order) -> Result<Self, ControlError> {
+        let mut group = Self { shards: Vec::with_capacity(order.holdings.len()), deadline: config.deadline };
+        for (at, (shard, holds)) in order.by_shard().enumerate() {
             let shard = ShardConfig {
                 shard,
-                partitions,
-                partition_count,
+                holds,
                 memory_bytes: config.memory_bytes,
                 log_bytes: config.log_bytes,
                 index_seed: crate::control::random(),
+                lease: config.lease.clone(),
+                notices: config.notices.clone(),
             };
             let core = (!config.cores.is_empty()).then(|| config.cores[at % config.cores.len()]);
             group.shards.push(ShardThread::start(shard, ThreadConfig { spin: config.spin, core })?);
@@ -78,11 +111,11 @@ impl Group {
     ///
     /// # Errors
     /// One that has rows of other partitions, or does not answer.
-    pub(super) fn hold(&self, partition_count: u32, holdings: Vec<Holding>) -> Result<(), ControlError> {
-        for Holding { shard, partitions } in holdings {
-            let held = self.shard(shard)?.ask("placing partitions", self.deadline, |reply| {
-                Command::Hold { partition_count, partitions, reply }
-            })?;
+    pub(super) fn hold(&self, order: Order) -> Result<(), ControlError> {
+        for (shard, holds) in order.by_shard() {
+            let shard = self.shard(shard)?;
+            let held =
+                shard.ask("placing partitions", self.deadline, |reply| Command::Hold { holds, reply })?;
             held.map_err(|cause| ControlError::Remote { message: cause.to_string() })?;
         }
         Ok(())
@@ -156,6 +189,13 @@ impl Group {
                 .handle()
                 .ask("ending a session", self.deadline, |reply| Command::EndSession { session, reply })
                 .ok();
+        }
+    }
+
+    /// Has every shard refuse pushes, or take them again.
+    pub(super) fn set_orphan(&self, orphan: bool) {
+        for shard in &self.shards {
+            shard.handle().tell(Command::Orphan(orphan));
         }
     }
 

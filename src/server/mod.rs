@@ -17,6 +17,7 @@ mod acceptor;
 pub mod coordinator;
 mod embedded;
 mod group;
+mod linker;
 mod process;
 mod shard;
 mod thread;

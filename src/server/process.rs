@@ -14,7 +14,10 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use thiserror::Error;
 
 use super::acceptor::{Acceptor, Served};
-use super::group::{Group, GroupConfig, SHUTDOWN};
+use super::group::{Group, GroupConfig, Order, SHUTDOWN};
+use super::linker::{self, Neighbours};
+use super::shard::Notice;
+use super::shard::lease::Lease;
 use crate::cluster::message::{
     Ask, Done, FromCoordinator, Holding, ServerHello, ServerReport, ToCoordinator, Welcome,
 };
@@ -90,8 +93,10 @@ struct Shared {
     sessions: Mutex<BTreeSet<SessionId>>,
     /// Tables that every thread has.
     made: Mutex<BTreeSet<TableId>>,
-    /// What its own times are counted from.
-    started: Instant,
+    /// Until when the coordinator counts on this process.
+    lease: Lease,
+    /// Known once a coordinator has said welcome.
+    neighbours: Mutex<Arc<Neighbours>>,
     stop: AtomicBool,
 }
 
@@ -139,7 +144,8 @@ impl ServerProcess {
             tables: Mutex::default(),
             sessions: Mutex::default(),
             made: Mutex::default(),
-            started: Instant::now(),
+            lease: Lease::lapsed(),
+            neighbours: Mutex::default(),
             stop: AtomicBool::new(false),
         };
         Ok(Self { shared: Arc::new(shared), listener, door })
@@ -174,16 +180,21 @@ impl ServerProcess {
         }
         let mut first = found?;
         let (_, first_shard) = first.server;
-        shared.begin(first_shard)?;
+        let notices = shared.begin(first_shard, &first, &allegiance)?;
         let served = || -> Result<Served, ControlError> {
             let group = lock(&shared.group);
             Ok(Served {
                 cluster_id: allegiance.cluster,
+                link_key: first.link_key,
                 config: LaneConfig { ring_bytes: shared.config.ring_bytes },
                 shards: group.as_ref().map(Group::handles).unwrap_or_default(),
                 deadline: SHARD_DEADLINE,
             })
         };
+        let shards = served()?.shards;
+        let (theirs, own_words) = (Arc::clone(&shared), lock(&shared.neighbours).clone());
+        let word_to_coordinator = Box::new(move |word: &ToCoordinator| theirs.say(word));
+        let linker = linker::start(own_words, shards, notices, word_to_coordinator)?;
         let mut acceptors = vec![Acceptor::start(listener.into(), served()?)?];
         if let Some(door) = door {
             acceptors.push(Acceptor::start(door.into(), served()?)?);
@@ -204,12 +215,22 @@ impl ServerProcess {
             if shared.stop.load(Ordering::Acquire) {
                 break;
             }
+            let lost = Instant::now();
+            let mut orphan = false;
             say(&format!(
                 "lost the coordinator at {}: {ended}; it serves on and looks for it",
                 first.connection.peer()
             ));
             let mut complaint = String::new();
             loop {
+                if !orphan && lost.elapsed() >= first.orphan {
+                    orphan = true;
+                    shared.set_orphan(true);
+                    say(&format!(
+                        "without a coordinator for {} s: pushes are refused from now on, memory is kept",
+                        first.orphan.as_secs()
+                    ));
+                }
                 // As long as the process lives: its memory may be the only copy.
                 match shared.find(own, &mut allegiance, Instant::now() + WELCOME) {
                     Ok(found) => {
@@ -230,6 +251,12 @@ impl ServerProcess {
             if shared.stop.load(Ordering::Acquire) {
                 break;
             }
+            if orphan {
+                shared.set_orphan(false);
+            }
+            for word in lock(&shared.neighbours).words() {
+                shared.say(&word);
+            }
             say(&format!(
                 "found the coordinator again at {}, term {}",
                 first.connection.peer(),
@@ -246,6 +273,8 @@ impl ServerProcess {
         if let Some(mut group) = lock(&shared.group).take() {
             outcome = outcome.and(group.stop(deadline));
         }
+        // The shards are gone, and with them what it listens to.
+        linker.join().ok();
         Ok(outcome?)
     }
 }
@@ -255,7 +284,10 @@ struct Found {
     connection: Arc<Connection>,
     inbox: Inbox,
     heartbeat: Duration,
+    lease: Duration,
+    orphan: Duration,
     server: (ServerId, ShardId),
+    link_key: u64,
 }
 
 impl Shared {
@@ -312,7 +344,7 @@ impl Shared {
         let mut inbox = Inbox::default();
         let received = connection.receive(&mut inbox, WELCOME)?.ok_or(ConnectionError::Deadline)?;
         match received.message {
-            FromCoordinator::Welcome(Welcome { timing, server: Some(server), .. }) => {
+            FromCoordinator::Welcome(Welcome { timing, server: Some(server), link_key }) => {
                 allegiance.admit(received.cluster, received.term)?;
                 let known = *lock(&self.identity).get_or_insert(server);
                 if known != server {
@@ -322,7 +354,9 @@ impl Shared {
                 let connection = Arc::new(connection);
                 *lock(&self.link) = Some((Arc::clone(&connection), *allegiance));
                 let heartbeat = Duration::from_millis(timing.heartbeat_ms.max(1));
-                Ok(Found { connection, inbox, heartbeat, server })
+                let lease = Duration::from_millis(timing.lease_ms);
+                let orphan = Duration::from_secs(timing.orphan_s);
+                Ok(Found { connection, inbox, heartbeat, lease, orphan, server, link_key })
             }
             FromCoordinator::Refused { reason } => Err(ConnectionError::Refused { reason }),
             _ => Err(ConnectionError::Stranger { reason: "it did not say welcome".to_owned() }),
@@ -330,7 +364,13 @@ impl Shared {
     }
 
     /// Starts the shards, which hold nothing yet.
-    fn begin(&self, first: ShardId) -> Result<(), ControlError> {
+    fn begin(
+        &self,
+        first: ShardId,
+        found: &Found,
+        allegiance: &Allegiance,
+    ) -> Result<Receiver<Notice>, ControlError> {
+        let (notices, heard) = unbounded();
         let count = self.config.shards;
         let config = GroupConfig {
             memory_bytes: self.config.memory_bytes / u64::from(count.max(1)),
@@ -338,11 +378,16 @@ impl Shared {
             spin: self.config.spin,
             cores: self.config.cores.clone(),
             deadline: SHARD_DEADLINE,
+            lease: self.lease.clone(),
+            notices,
         };
+        let (ring_bytes, shm) = (self.config.ring_bytes, self.config.shm);
+        *lock(&self.neighbours) =
+            Arc::new(Neighbours::new(allegiance.cluster, found.link_key, ring_bytes, shm));
         let empty = |shard| Holding { shard: ShardId(shard), partitions: Vec::new() };
         let holdings = (first.0..first.0 + count).map(empty).collect();
-        *lock(&self.group) = Some(Group::start(&config, 1, holdings)?);
-        Ok(())
+        *lock(&self.group) = Some(Group::start(&config, Order::first(1, holdings))?);
+        Ok(heard)
     }
 
     /// Listens to the coordinator and heartbeats until the connection ends.
@@ -357,7 +402,7 @@ impl Shared {
             let now = Instant::now();
             if now >= beat {
                 beat = now + found.heartbeat;
-                let renew = ToCoordinator::Renew { sent_us: self.started.elapsed().as_micros() as u64 };
+                let renew = ToCoordinator::Renew { sent_us: self.lease.now_us() };
                 let sent = found.connection.send(allegiance.cluster, allegiance.term, &renew);
                 if let Err(error) = sent {
                     return error;
@@ -378,9 +423,24 @@ impl Shared {
                     // The doer outlives this loop.
                     asks.send((id, ask, Arc::clone(&found.connection))).ok();
                 }
+                FromCoordinator::Renewed { sent_us } => self.lease.renewed(sent_us, found.lease),
                 FromCoordinator::Refused { reason } => return ConnectionError::Refused { reason },
                 _ => {}
             }
+        }
+    }
+
+    /// Tells the coordinator something, if there is one; one that comes back is told again.
+    fn say(&self, word: &ToCoordinator) {
+        if let Some((connection, allegiance)) = &*lock(&self.link) {
+            // A connection that fails is over; the next one hears it.
+            connection.send(allegiance.cluster, allegiance.term, word).ok();
+        }
+    }
+
+    fn set_orphan(&self, orphan: bool) {
+        if let Some(group) = lock(&self.group).as_ref() {
+            group.set_orphan(orphan);
         }
     }
 
@@ -419,8 +479,17 @@ impl Shared {
             return Err(ControlError::Remote { message: "the server ends; start another".to_owned() });
         };
         match ask {
-            Ask::Hold { partition_count, holdings, .. } => {
-                group.hold(partition_count, holdings)?;
+            Ask::Hold { partition_count, holdings, peers, tables, last_table, sessions, last_session } => {
+                lock(&self.neighbours).learn(peers);
+                let tables: Vec<_> = tables.into_iter().map(|(table, schema)| (table, schema.0)).collect();
+                group.hold(Order {
+                    partition_count,
+                    holdings,
+                    tables: tables.into(),
+                    last_table,
+                    sessions: sessions.into(),
+                    last_session,
+                })?;
                 Ok(Done::Done)
             }
             Ask::CreateTable { table, schema } => {

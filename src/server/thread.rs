@@ -126,6 +126,12 @@ impl ShardHandle {
         })
     }
 
+    /// Tells the shard something it need not answer. One that is gone has nothing to do.
+    pub(super) fn tell(&self, command: Command) {
+        self.mailbox.send(command).ok();
+        self.waker.wake();
+    }
+
     /// Asks the thread to end; [`ShardThread::join`] waits for it.
     pub(super) fn stop(&self) {
         // A thread that has ended already has stopped.
@@ -149,8 +155,12 @@ impl ShardHandle {
 /// Turns while there is work, looks a little longer for more, then sleeps.
 fn run<F: Fabric>(mut shard: Shard<F>, spin: Duration) {
     let mut backoff = Backoff::new(Waiting { spin });
+    let mut now = Instant::now();
     loop {
-        let now = Instant::now();
+        // Reading the clock in every idle turn would double what a turn costs, and so how late a record is seen.
+        if backoff.clock_is_due() {
+            now = Instant::now();
+        }
         let progress = shard.turn(now);
         if progress.stop {
             return;

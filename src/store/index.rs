@@ -107,6 +107,10 @@ impl Index {
     }
 
     #[inline(always)]
+    pub(super) fn seed(&self) -> (u64, u64) {
+        self.seed
+    }
+
     pub(super) fn hash(&self, key: u64) -> u64 {
         kernels::hash_key(self.seed, key)
     }

@@ -28,13 +28,13 @@ impl Digest {
     }
 }
 
-/// Where a list belongs, and its name.
+/// Where a list belongs, and its name; that first, because comparing it mostly settles the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ListId {
+    pub(super) digest: Digest,
     pub(super) session: SessionId,
     pub(super) table: TableId,
     pub(super) partition: PartitionId,
-    pub(super) digest: Digest,
 }
 
 /// A list and what is known of its rows.
@@ -75,6 +75,30 @@ struct Chain {
 
 impl Chain {
     const EMPTY: Chain = Chain { newest: NONE, oldest: NONE, bytes: 0 };
+
+    fn put_first(&mut self, which: usize, number: u32, entries: &mut [Entry]) {
+        let entry = &mut entries[number as usize];
+        entry.newer[which] = NONE;
+        entry.older[which] = self.newest;
+        match self.newest {
+            NONE => self.oldest = number,
+            newest => entries[newest as usize].newer[which] = number,
+        }
+        self.newest = number;
+    }
+
+    fn take_out(&mut self, which: usize, number: u32, entries: &mut [Entry]) {
+        let Entry { newer, older, .. } = &entries[number as usize];
+        let (newer, older) = (newer[which], older[which]);
+        match newer {
+            NONE => self.newest = older,
+            newer => entries[newer as usize].older[which] = older,
+        }
+        match older {
+            NONE => self.oldest = newer,
+            older => entries[older as usize].newer[which] = newer,
+        }
+    }
 }
 
 /// All lists of a store.
@@ -110,6 +134,11 @@ impl KeyLists {
     /// How many keys a list has, if it is here.
     pub(super) fn keys_of(&self, id: &ListId) -> Option<usize> {
         self.by_id.get(id).map(|number| self.entries[*number as usize].list.keys.len())
+    }
+
+    /// The keys of a list, if it is here.
+    pub(super) fn list(&self, id: &ListId) -> Option<&[u64]> {
+        self.by_id.get(id).map(|number| self.entries[*number as usize].list.keys.as_slice())
     }
 
     /// Keeps a list, and lets older ones go to make room. One that is too large for its share is not kept: it will be a
@@ -204,45 +233,36 @@ impl KeyLists {
         self.vacant.push(number);
     }
 
+    /// Makes a list the newest of all and of its session.
     fn touch(&mut self, number: u32) {
-        if self.all.newest != number {
-            self.unlink(number);
-            self.link(number);
+        if self.all.newest == number {
+            return;
+        }
+        let Some(own) = self.sessions.get_mut(&self.entries[number as usize].id.session) else { return };
+        for (which, chain) in [(ALL, &mut self.all), (OWN, own)] {
+            if chain.newest != number {
+                chain.take_out(which, number, &mut self.entries);
+                chain.put_first(which, number, &mut self.entries);
+            }
         }
     }
 
     fn link(&mut self, number: u32) {
-        let session = self.entries[number as usize].id.session;
-        let bytes = self.entries[number as usize].bytes;
+        let Entry { id, bytes, .. } = &self.entries[number as usize];
+        let (session, bytes) = (id.session, *bytes);
         let own = self.sessions.entry(session).or_insert(Chain::EMPTY);
         for (which, chain) in [(ALL, &mut self.all), (OWN, own)] {
-            let entry = &mut self.entries[number as usize];
-            entry.newer[which] = NONE;
-            entry.older[which] = chain.newest;
-            match chain.newest {
-                NONE => chain.oldest = number,
-                newest => self.entries[newest as usize].newer[which] = number,
-            }
-            chain.newest = number;
+            chain.put_first(which, number, &mut self.entries);
             chain.bytes += bytes;
         }
     }
 
     fn unlink(&mut self, number: u32) {
-        let session = self.entries[number as usize].id.session;
-        let bytes = self.entries[number as usize].bytes;
+        let Entry { id, bytes, .. } = &self.entries[number as usize];
+        let (session, bytes) = (id.session, *bytes);
         let own = self.sessions.entry(session).or_insert(Chain::EMPTY);
         for (which, chain) in [(ALL, &mut self.all), (OWN, &mut *own)] {
-            let (newer, older) =
-                (self.entries[number as usize].newer[which], self.entries[number as usize].older[which]);
-            match newer {
-                NONE => chain.newest = older,
-                newer => self.entries[newer as usize].older[which] = older,
-            }
-            match older {
-                NONE => chain.oldest = newer,
-                older => self.entries[older as usize].newer[which] = newer,
-            }
+            chain.take_out(which, number, &mut self.entries);
             chain.bytes -= bytes;
         }
         if own.newest == NONE {

@@ -49,7 +49,7 @@ use crate::wire::ids::{PartitionId, SessionId, TableId};
 
 pub use self::key_lists::Digest;
 pub use self::refusal::{Refusal, TableError};
-pub use self::rows::ScanCursor;
+pub use self::rows::{ScanCursor, ScanOrder};
 pub use self::schema::{Init, MAX_DIM, MAX_NAME_BYTES, MAX_PARTITIONS, SchemaError, TableKind, TableSchema};
 
 /// Limits and seeds of a store.
@@ -165,6 +165,12 @@ impl Store {
     /// The partitions of a table that are here, in order.
     pub fn partitions(&self, table: TableId) -> Vec<PartitionId> {
         self.tables.get(&table).map(Table::partitions).unwrap_or_default()
+    }
+
+    /// Whether a table has a partition here.
+    #[must_use]
+    pub fn has_partition(&self, table: TableId, partition: PartitionId) -> bool {
+        self.tables.get(&table).is_some_and(|table| table.len(partition).is_ok())
     }
 
     /// Words of a row in exports and imports.

@@ -63,6 +63,18 @@ impl Store {
         self.lists.keys_of(&ListId { session, table, partition, digest })
     }
 
+    /// The keys of a cached list.
+    #[must_use]
+    pub fn listed_keys(
+        &self,
+        table: TableId,
+        partition: PartitionId,
+        session: SessionId,
+        digest: Digest,
+    ) -> Option<&[u64]> {
+        self.lists.list(&ListId { session, table, partition, digest })
+    }
+
     /// Whether a key has a row.
     pub fn contains(&mut self, table: TableId, partition: PartitionId, key: u64) -> Result<bool, Refusal> {
         let (table, means, _) = self.parts(table)?;

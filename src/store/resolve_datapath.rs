@@ -13,16 +13,15 @@
 //! Until a key is compared, its place in `slots` holds the line to compare it with. Vectors are never read right after
 //! their parts were written: such a read waits for all of the writes. No allocation: the lists are on the stack.
 
-use gradwire_kernels::{self as kernels, BLOCK, Isa, Line, Plain, Prober, Walk, stored_form};
+use gradwire_kernels::{self as kernels, BLOCK, CHUNK, Isa, Line, Plain, Prober, Walk, stored_form};
 
 use super::index::Index;
 use super::segment::Segment;
 use super::shape::{LINE_WORDS, MISSING, lanes_of, lines_shift_of};
 
-/// Blocks in flight: 64 lines cover a memory access of 100 ns at 1.5 ns a key.
-const AHEAD: usize = 4;
-/// Keys between two looks at those that were not at home.
-const CHUNK: usize = AHEAD * BLOCK;
+/// Blocks in flight: 64 lines cover a memory access of 100 ns at 1.5 ns a key. As many keys lie between two looks at those
+/// that were not at home.
+const AHEAD: usize = CHUNK / BLOCK;
 /// Most overflowed keys that wait for their next bucket.
 const WAITING: usize = 64;
 
@@ -95,35 +94,53 @@ impl<const PAYLOAD: usize, const INLINE: bool> Resolve<'_, PAYLOAD, INLINE> {
         let (mut waiting, mut later) = (&mut first, &mut second);
         let chunks = self.keys.len();
         if chunks > 0 {
-            for block in 0..AHEAD {
-                self.locate(prober, 0, block);
-            }
+            self.locate(prober, 0);
+            (0..AHEAD).for_each(|block| self.fetch(0, block));
         }
+        if chunks > 1 {
+            self.locate(prober, 1);
+        }
+        // Hits of this chunk and of the one before, which is settled once all of its hits are in memory for sure.
+        let (mut now, mut before) = ([0; CHUNK], [0; CHUNK]);
         for chunk in 0..chunks {
-            let mut hits = [0; CHUNK];
             for block in 0..AHEAD {
                 if chunk + 1 < chunks {
-                    self.locate(prober, chunk + 1, block);
+                    self.fetch(chunk + 1, block);
                 }
-                self.compare::<P, LANES>(prober, chunk, block, &mut hits);
+                self.compare::<P, LANES>(prober, chunk, block, &mut now);
             }
-            self.settle::<P, LANES>(prober, chunk, &hits, later);
-            self.follow::<P, LANES>(prober, waiting, later);
-            std::mem::swap(&mut waiting, &mut later);
+            if chunk + 2 < chunks {
+                self.locate(prober, chunk + 2);
+            }
+            if chunk > 0 {
+                self.settle::<P, LANES>(prober, chunk - 1, &before, later);
+                self.follow::<P, LANES>(prober, waiting, later);
+                std::mem::swap(&mut waiting, &mut later);
+            }
+            std::mem::swap(&mut now, &mut before);
         }
-        while waiting.len > 0 {
-            self.follow::<P, LANES>(prober, waiting, later);
+        if chunks > 0 {
+            self.settle::<P, LANES>(prober, chunks - 1, &before, later);
+        }
+        for _ in 0..2 {
+            while waiting.len > 0 {
+                self.follow::<P, LANES>(prober, waiting, later);
+                std::mem::swap(&mut waiting, &mut later);
+            }
             std::mem::swap(&mut waiting, &mut later);
         }
     }
 
-    /// Finds the home buckets of a block of keys, and asks for their lines.
+    /// Finds the home buckets of a chunk of keys.
     #[inline(always)]
-    fn locate<P: Prober>(&mut self, prober: P, chunk: usize, block: usize) {
-        let keys = &self.keys[chunk].as_chunks::<BLOCK>().0[block];
-        let at = &mut self.slots[chunk].as_chunks_mut::<BLOCK>().0[block];
-        prober.locate(&self.walk, keys, Self::LINES_SHIFT, at);
-        for line in at {
+    fn locate<P: Prober>(&mut self, prober: P, chunk: usize) {
+        prober.locate(&self.walk, &self.keys[chunk], Self::LINES_SHIFT, &mut self.slots[chunk]);
+    }
+
+    /// Asks for the home buckets of a block of keys.
+    #[inline(always)]
+    fn fetch(&self, chunk: usize, block: usize) {
+        for line in &self.slots[chunk].as_chunks::<BLOCK>().0[block] {
             kernels::prefetch_line_of(self.lines, *line as usize);
             if Self::LINES_SHIFT > 0 {
                 kernels::prefetch_line_of(self.lines, *line as usize + 1);
@@ -164,8 +181,9 @@ impl<const PAYLOAD: usize, const INLINE: bool> Resolve<'_, PAYLOAD, INLINE> {
     ) {
         let slots = &mut self.slots[chunk];
         let at = *slots;
-        for i in 0..CHUNK {
-            slots[i] = Self::slot::<LANES>(self.lines, at[i], hits[i].trailing_zeros());
+        match INLINE {
+            true => prober.payloads::<LANES, PAYLOAD, false>(self.lines, hits, slots),
+            false => prober.payloads::<LANES, 1, true>(self.lines, hits, slots),
         }
         let (mut full, mut count) = ([Astray::NONE; CHUNK], 0);
         let mut absent = prober.zeros(hits);

@@ -7,7 +7,34 @@ use crate::wire::ids::{PartitionId, TableId};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ScanCursor(pub u64);
 
+/// The order in which an export visits the keys of a partition; cursors are places in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanOrder {
+    /// By their hashes under this seed.
+    Hashed(u64, u64),
+    /// By their distance from this one.
+    Rising(u64),
+}
+
+impl ScanOrder {
+    /// Whether an export that stands at `cursor` has passed the key.
+    #[must_use]
+    pub fn has_passed(self, cursor: ScanCursor, key: u64) -> bool {
+        let place = match self {
+            Self::Hashed(first, second) => gradwire_kernels::hash_key((first, second), key),
+            Self::Rising(start) => key.saturating_sub(start),
+        };
+        place < cursor.0
+    }
+}
+
 impl Store {
+    /// The order of [`Store::export`]; none when the partition is not here.
+    #[must_use]
+    pub fn scan_order(&self, table: TableId, partition: PartitionId) -> Option<ScanOrder> {
+        self.tables.get(&table)?.scan_order(partition)
+    }
+
     /// Sets the values of rows and clears their optimizer state, making those that are not there.
     ///
     /// Shapes: `values` is `[keys.len(), dim]`; keys rise strictly. Errors: as a push.

@@ -57,6 +57,10 @@ impl SparsePartition {
         self.slabs.release(blocks, budget);
     }
 
+    pub(super) fn seed(&self) -> (u64, u64) {
+        self.index.seed()
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.index.rows
     }

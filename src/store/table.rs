@@ -11,6 +11,7 @@ use super::index;
 use super::key_lists::KeyLists;
 use super::refusal::{Refusal, TableError};
 use super::row_maker::RowMaker;
+use super::rows::ScanOrder;
 use super::schema::{TableKind, TableSchema};
 use super::shape::Shape;
 use super::sparse::{Scratch, SparsePartition};
@@ -158,6 +159,19 @@ impl Table {
             }
         };
         len.ok_or(self.unknown(partition))
+    }
+
+    /// The order in which exports visit its keys.
+    pub(super) fn scan_order(&self, partition: PartitionId) -> Option<ScanOrder> {
+        match &self.rows {
+            Rows::Sparse { partitions, .. } => {
+                let (first, second) = partitions.get(&partition)?.seed();
+                Some(ScanOrder::Hashed(first, second))
+            }
+            Rows::Dense { partitions } => {
+                partitions.get(&partition).map(|dense| ScanOrder::Rising(dense.rows.start))
+            }
+        }
     }
 
     /// Generation of a partition's slots, and its count of created rows. A dense partition has neither.

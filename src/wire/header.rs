@@ -238,25 +238,25 @@ impl Header {
     /// Its bytes, crc included.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; HEADER_BYTES] {
-        let mut raw = RawHeader {
-            magic: MAGIC.into(),
-            version: WIRE_VERSION.into(),
-            kind: (self.kind as u16).into(),
-            flags: self.flags.into(),
-            length: self.length.into(),
-            session: self.session.0.into(),
-            flow: self.flow.into(),
-            request: self.request.0.into(),
-            sequence: self.sequence.0.into(),
-            epoch: self.epoch.0.into(),
-            clock: self.clock.0.into(),
-            shard: self.shard.0.into(),
-            table: self.table.0.into(),
-            partition: self.partition.0.into(),
-            crc: 0.into(),
-        };
-        raw.crc = crc(raw.as_bytes()).into();
-        zerocopy::transmute!(raw)
+        // Whole words, as `crc` reads them: a read that spans several writes waits until all writes before it are in the
+        // cache, those to a ring's lines too, which come from another core. The layout is `RawHeader`'s.
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let words = [
+            pair(MAGIC, u32::from(WIRE_VERSION) | (self.kind as u32) << 16),
+            pair(self.flags, self.length),
+            self.session.0,
+            self.flow,
+            self.request.0,
+            self.sequence.0,
+            self.epoch.0,
+            self.clock.0,
+            pair(self.shard.0, self.table.0),
+            pair(self.partition.0, 0),
+        ];
+        let mut words: [U64; HEADER_BYTES / 8] = words.map(U64::new);
+        let sum = crc(words.as_bytes());
+        words[HEADER_BYTES / 8 - 1].set(pair(self.partition.0, sum));
+        zerocopy::transmute!(words)
     }
 
     /// Reads and checks a header; the payload is not looked at.

@@ -29,8 +29,8 @@ fn handshake(
 }
 
 fn hello_record(cluster: u64, ring_bytes: u64) -> Vec<u8> {
-    let mut bytes = Header::new(Kind::Hello, 32).to_bytes().to_vec();
-    for word in [cluster, ring_bytes, 0, 0] {
+    let mut bytes = Header::new(Kind::Hello, 48).to_bytes().to_vec();
+    for word in [cluster, ring_bytes, 0, 0, 0, 0] {
         bytes.extend(word.to_le_bytes());
     }
     bytes
@@ -65,11 +65,11 @@ fn another_version_another_cluster_and_a_wrong_ring_are_told_their_reason() {
         for (hello, reason) in cases {
             let result = handshake(PATIENCE, move |mut peer| {
                 peer.write_all(&hello).unwrap();
-                let mut answer = [0; HEADER_BYTES + 32];
+                let mut answer = [0; HEADER_BYTES + 48];
                 peer.read_exact(&mut answer).unwrap();
                 let header = Header::read(answer[..HEADER_BYTES].try_into().unwrap()).unwrap();
                 assert_eq!(header.kind, Kind::Reject);
-                assert_eq!(answer[HEADER_BYTES + 24..], reason.to_le_bytes());
+                assert_eq!(answer[HEADER_BYTES + 24..HEADER_BYTES + 32], reason.to_le_bytes());
             });
             assert!(
                 matches!(result, Err(SetupError::Refused { .. } | SetupError::Protocol { .. })),
@@ -131,7 +131,7 @@ fn raw_peer() -> (Side, TcpStream) {
     let incoming = listener.accept(PATIENCE).unwrap().unwrap();
     let deadline = Instant::now() + PATIENCE;
     let (end, _) = incoming.welcome(CLUSTER, LaneConfig { ring_bytes: RING }, deadline).unwrap();
-    raw.read_exact(&mut [0; HEADER_BYTES + 32]).unwrap();
+    raw.read_exact(&mut [0; HEADER_BYTES + 48]).unwrap();
     raw.set_nonblocking(false).unwrap();
     (Side::new(end), raw)
 }

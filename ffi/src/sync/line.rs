@@ -50,6 +50,13 @@ impl SenderLine {
         Tally { bytes, records: self.published_records.load(Ordering::Relaxed) }
     }
 
+    /// The bytes of [`SenderLine::published`] alone, to see whether there is anything new; orders nothing.
+    #[inline]
+    #[must_use]
+    pub fn published_bytes(&self) -> u64 {
+        self.published_bytes.load(Ordering::Relaxed)
+    }
+
     /// Tells the receiver that state entries changed; `count` differs from the last one.
     #[inline]
     pub fn announce_state(&self, count: u64) {

@@ -191,14 +191,15 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn zeros(bytes: &[u8; 64]) -> u64 {
+    unsafe fn equal(bytes: &[u8; 64], byte: u8) -> u64 {
         // SAFETY: AVX2 by contract; 64 bytes are there.
         unsafe {
-            let zeros = |half: *const u8| {
-                let zero = _mm256_cmpeq_epi8(_mm256_loadu_si256(half.cast()), _mm256_setzero_si256());
-                u64::from(_mm256_movemask_epi8(zero).cast_unsigned())
+            let wanted = _mm256_set1_epi8(byte.cast_signed());
+            let equal = |half: *const u8| {
+                let equal = _mm256_cmpeq_epi8(_mm256_loadu_si256(half.cast()), wanted);
+                u64::from(_mm256_movemask_epi8(equal).cast_unsigned())
             };
-            zeros(bytes.as_ptr()) | zeros(bytes.as_ptr().add(32)) << 32
+            equal(bytes.as_ptr()) | equal(bytes.as_ptr().add(32)) << 32
         }
     }
 }

@@ -8,8 +8,9 @@ use std::arch::x86_64::*;
 
 use super::{LANES, Vector, Work, arithmetic};
 use crate::MISSING;
-use crate::bucket::Line;
-use crate::walk::{BLOCK, MAX_SEGMENT, Walk};
+use crate::bucket::{LINE_WORDS, Line, MAX_LANES};
+use crate::text::Positions;
+use crate::walk::{BLOCK, CHUNK, MAX_SEGMENT, Walk};
 
 /// One register.
 #[derive(Clone, Copy)]
@@ -205,40 +206,67 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn zeros(bytes: &[u8; 64]) -> u64 {
+    unsafe fn equal(bytes: &[u8; 64], byte: u8) -> u64 {
         // SAFETY: AVX-512 by contract; 64 bytes are there.
         unsafe {
             let bytes = _mm512_loadu_si512(bytes.as_ptr().cast());
-            _mm512_testn_epi8_mask(bytes, bytes)
+            _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte.cast_signed()))
         }
     }
 
     #[inline(always)]
-    unsafe fn locate(walk: &Walk<'_>, keys: &[u64; BLOCK], lines_shift: u32, at: &mut [u32; BLOCK]) {
-        for (keys, at) in keys.as_chunks::<8>().0.iter().zip(at.as_chunks_mut::<8>().0) {
-            // SAFETY: AVX-512 by contract. An entry's number has `depth` bits and `Walk::new` proved that the directory
-            // has `2^depth` entries; a page's number is compared with the table's length and only lanes within are
-            // read; both gathers read whole elements of their slices; loads and stores are of eight numbers.
+    unsafe fn positions(mask: u64, base: u32, out: &mut Positions) {
+        let mut count = 0;
+        for part in 0..4 {
+            // SAFETY: AVX-512 by contract. At most 16 positions a part come before, so 16 words from `count` on are within
+            // the 64; what is stored beyond a part's positions is written over by the next.
             unsafe {
-                let hash = _mm512_loadu_si512(hash_keys(walk, keys).as_ptr().cast());
-                let entry = _mm512_srl_epi64(hash, _mm_cvtsi32_si128(64 - walk.depth.cast_signed()));
-                let spot = _mm512_i64gather_epi64::<8>(entry, walk.spots.as_ptr().cast());
-                let below = _mm512_srli_epi64::<32>(_mm512_sllv_epi64(hash, _mm512_srli_epi64::<58>(spot)));
+                let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                let first = base.wrapping_add(16 * part).cast_signed();
+                let bits = (mask >> (16 * part)) as __mmask16;
+                let found =
+                    _mm512_maskz_compress_epi32(bits, _mm512_add_epi32(lanes, _mm512_set1_epi32(first)));
+                _mm512_storeu_si512(out.as_mut_ptr().add(count).cast(), found);
+                count += bits.count_ones() as usize;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn locate(walk: &Walk<'_>, keys: &[u64; CHUNK], lines_shift: u32, at: &mut [u32; CHUNK]) {
+        // SAFETY: AVX-512 by contract. An entry's number has `depth` bits and `Walk::new` proved that the directory has
+        // `2^depth` entries; a page's number is compared with the table's length and only lanes within are read; both
+        // gathers read whole elements of their slices; loads and stores are of eight numbers.
+        unsafe {
+            // Each step for all keys before the next one, so that no gather waits for the one it depends on.
+            let (mut below, mut spots) =
+                ([_mm512_setzero_si512(); CHUNK / 8], [_mm512_setzero_si512(); CHUNK / 8]);
+            let depth = _mm_cvtsi32_si128(64 - walk.depth.cast_signed());
+            for ((keys, hash), spot) in keys.as_chunks::<8>().0.iter().zip(&mut below).zip(&mut spots) {
+                *hash = _mm512_loadu_si512(hash_keys(walk, keys).as_ptr().cast());
+                *spot =
+                    _mm512_i64gather_epi64::<8>(_mm512_srl_epi64(*hash, depth), walk.spots.as_ptr().cast());
+            }
+            let pages = _mm512_set1_epi64(walk.pages.len().cast_signed() as i64);
+            let segment = _mm512_set1_epi64(i64::from(MAX_SEGMENT) << 3);
+            let lines_shift = _mm_cvtsi32_si128(lines_shift.cast_signed());
+            let mut all_inside = 0xff;
+            for ((at, hash), &spot) in at.as_chunks_mut::<8>().0.iter_mut().zip(&below).zip(&spots) {
+                let below = _mm512_srli_epi64::<32>(_mm512_sllv_epi64(*hash, _mm512_srli_epi64::<58>(spot)));
                 let bucket = _mm512_srli_epi64::<32>(_mm512_mul_epu32(below, spot));
                 let shift = _mm512_and_si512(_mm512_srli_epi64::<54>(spot), _mm512_set1_epi64(15));
-                let segment = _mm512_set1_epi64(i64::from(MAX_SEGMENT) << 3);
                 let first = _mm512_and_si512(_mm512_srli_epi64::<29>(spot), segment);
                 let page = _mm512_add_epi64(first, _mm512_srlv_epi64(bucket, shift));
-                let pages = _mm512_set1_epi64(walk.pages.len().cast_signed() as i64);
                 let inside = _mm512_cmplt_epu64_mask(page, pages);
-                assert!(inside == 0xff, "a page that is not in the table");
+                all_inside &= inside;
                 let none = _mm256_setzero_si256();
                 let line = _mm512_mask_i64gather_epi32::<4>(none, inside, page, walk.pages.as_ptr().cast());
                 let beyond = _mm512_sllv_epi64(_mm512_set1_epi64(-1), shift);
                 let within = _mm512_cvtepi64_epi32(_mm512_andnot_si512(beyond, bucket));
-                let within = _mm256_sll_epi32(within, _mm_cvtsi32_si128(lines_shift.cast_signed()));
+                let within = _mm256_sll_epi32(within, lines_shift);
                 _mm256_storeu_si256(at.as_mut_ptr().cast(), _mm256_add_epi32(line, within));
             }
+            assert!(all_inside == 0xff, "a page that is not in the table");
         }
     }
 
@@ -262,6 +290,44 @@ impl Vector for Avx512 {
                 let bucket = _mm512_loadu_si512(lines.as_ptr().add(at[i] as usize).cast());
                 let key = _mm512_set1_epi64(stored[i].cast_signed());
                 hits[i] = _mm512_mask_cmpeq_epi64_mask(part(LANES) as __mmask8, bucket, key);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn payloads<const LANES: usize, const PAYLOAD: usize, const READ: bool>(
+        lines: &[Line],
+        hits: &[u8; CHUNK],
+        at: &mut [u32; CHUNK],
+    ) {
+        const { assert!(LANES >= 1 && LANES <= MAX_LANES && (!READ || LANES * 3 <= LINE_WORDS)) };
+        for (hits, at) in hits.as_chunks::<BLOCK>().0.iter().zip(at.as_chunks_mut::<BLOCK>().0) {
+            // SAFETY: AVX-512 by contract. Lines are proved to be among `lines` before one is read, and a word of a line is
+            // below three times the lanes. The base is moved as in `gather`.
+            unsafe {
+                let line = _mm512_loadu_si512(at.as_ptr().cast());
+                let hit = _mm512_cvtepu8_epi32(_mm_loadu_si128(hits.as_ptr().cast()));
+                let hit = _mm512_and_si512(hit, _mm512_set1_epi32((1 << LANES) - 1));
+                let hit = _mm512_or_si512(hit, _mm512_set1_epi32(1));
+                let lane = _mm512_sub_epi32(_mm512_set1_epi32(31), _mm512_lzcnt_epi32(hit));
+                let word = match PAYLOAD {
+                    1 => lane,
+                    2 => _mm512_slli_epi32::<1>(lane),
+                    _ => _mm512_mullo_epi32(lane, _mm512_set1_epi32(PAYLOAD as i32)),
+                };
+                let word = _mm512_add_epi32(word, _mm512_set1_epi32(2 * LANES as i32));
+                let word = _mm512_add_epi32(_mm512_slli_epi32::<4>(line), word);
+                let payload = match READ {
+                    true => {
+                        let count = u32::try_from(lines.len()).unwrap_or(u32::MAX).min(1 << 28);
+                        let outside = _mm512_cmpge_epu32_mask(line, _mm512_set1_epi32(count.cast_signed()));
+                        assert!(outside == 0, "a bucket outside its memory");
+                        let base: *const u32 = lines.as_ptr().cast();
+                        _mm512_i32gather_epi32::<4>(signed(word), base.wrapping_add(SIGN_BIT).cast())
+                    }
+                    false => word,
+                };
+                _mm512_storeu_si512(at.as_mut_ptr().cast(), payload);
             }
         }
     }

@@ -17,7 +17,8 @@ use std::ops::{Add, Div, Mul, Sub};
 use crate::MISSING;
 use crate::bucket::Line;
 use crate::isa::Isa;
-use crate::walk::{self, BLOCK, Walk};
+use crate::text::{self, Positions};
+use crate::walk::{self, BLOCK, CHUNK, Walk};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -164,19 +165,27 @@ pub(crate) trait Vector:
         lanes
     }
 
-    /// Bit mask of the bytes that are 0.
+    /// Bit mask of the bytes that are `byte`.
     /// # Safety
     /// As [`Vector::splat`].
     #[inline(always)]
-    unsafe fn zeros(bytes: &[u8; 64]) -> u64 {
-        bytes.iter().rev().fold(0, |mask, byte| mask << 1 | u64::from(*byte == 0))
+    unsafe fn equal(bytes: &[u8; 64], byte: u8) -> u64 {
+        text::in_words(bytes, byte)
+    }
+
+    /// Writes `base` + i for each bit i of `mask`, in order, from the start of `out`; anything may be after those.
+    /// # Safety
+    /// As [`Vector::splat`].
+    #[inline(always)]
+    unsafe fn positions(mask: u64, base: u32, out: &mut Positions) {
+        text::positions(mask, base, out);
     }
 
     /// The first line of each key's bucket.
     /// # Safety
     /// As [`Vector::splat`].
     #[inline(always)]
-    unsafe fn locate(walk: &Walk<'_>, keys: &[u64; BLOCK], lines_shift: u32, at: &mut [u32; BLOCK]) {
+    unsafe fn locate(walk: &Walk<'_>, keys: &[u64; CHUNK], lines_shift: u32, at: &mut [u32; CHUNK]) {
         walk::locate(walk, keys, lines_shift, at);
     }
 
@@ -192,6 +201,18 @@ pub(crate) trait Vector:
     ) {
         // SAFETY: the caller's contract is that of the callee.
         unsafe { walk::hits::<Self, LANES>(lines, at, keys, hits) }
+    }
+
+    /// Turns lines and lanes into payloads; see [`crate::Prober::payloads`].
+    /// # Safety
+    /// As [`Vector::splat`].
+    #[inline(always)]
+    unsafe fn payloads<const LANES: usize, const PAYLOAD: usize, const READ: bool>(
+        lines: &[Line],
+        hits: &[u8; CHUNK],
+        at: &mut [u32; CHUNK],
+    ) {
+        walk::payloads::<LANES, PAYLOAD, READ>(lines, hits, at);
     }
 }
 

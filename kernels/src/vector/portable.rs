@@ -7,6 +7,7 @@
 use wide::f32x16;
 
 use super::{LANES, Vector, arithmetic};
+use crate::text;
 
 /// Sixteen lanes of `wide`.
 #[derive(Clone, Copy)]
@@ -24,6 +25,11 @@ const SIGN: f32 = -0.0;
 
 impl Vector for Portable {
     type Mask = f32x16;
+
+    #[inline(always)]
+    unsafe fn equal(bytes: &[u8; 64], byte: u8) -> u64 {
+        text::equal_bytes(bytes, byte)
+    }
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {

@@ -1,6 +1,8 @@
 use std::panic::catch_unwind;
 
-use gradwire_kernels::{BLOCK, Isa, Line, Plain, Prober, Walk, hash_key, run_compiled, spot, stored_form};
+use gradwire_kernels::{
+    BLOCK, CHUNK, Isa, Line, Plain, Prober, Walk, hash_key, run_compiled, spot, stored_form,
+};
 
 use crate::isas;
 use crate::numbers::Random;
@@ -85,6 +87,67 @@ fn the_zero_bytes_of_a_chunk_are_a_mask() {
     }
 }
 
+struct Equal<'a>(&'a [u8; 64], u8);
+
+impl Plain for Equal<'_> {
+    type Output = u64;
+
+    fn run<P: Prober>(self, prober: P) -> u64 {
+        prober.equal(self.0, self.1)
+    }
+}
+
+#[test]
+fn a_prober_names_the_bytes_of_a_stretch_on_every_instruction_set() {
+    for byte in 0..=255u8 {
+        for place in 0..64 {
+            let mut stretch = [byte; 64];
+            for other in [byte ^ 1, byte ^ 0x80, !byte] {
+                stretch[place] = other;
+                for isa in isas() {
+                    assert_eq!(
+                        run_compiled(isa, Equal(&stretch, byte)),
+                        !(1 << place),
+                        "{isa} {byte} {other}"
+                    );
+                    assert_eq!(run_compiled(isa, Equal(&stretch, other)), 1 << place, "{isa} {byte} {other}");
+                }
+            }
+        }
+    }
+}
+
+struct PositionsOf(u64, u32);
+
+impl Plain for PositionsOf {
+    type Output = [u32; 64];
+
+    fn run<P: Prober>(self, prober: P) -> [u32; 64] {
+        let mut out = [7; 64];
+        prober.positions(self.0, self.1, &mut out);
+        out
+    }
+}
+
+#[test]
+fn the_positions_of_a_mask_are_its_bits_on_every_instruction_set() {
+    let mut random = Random(4);
+    for turn in 0..400 {
+        let mask = match turn % 4 {
+            0 => random.next(),
+            1 => random.next() & random.next() & random.next(),
+            2 => random.next() | random.next() | random.next(),
+            _ => [0, 1, 1 << 63, u64::MAX][random.below(4)],
+        };
+        let base = random.next() as u32 >> 1;
+        let wanted: Vec<u32> = (0..64).filter(|i| mask >> i & 1 == 1).map(|i| base + i).collect();
+        for isa in isas() {
+            let found = run_compiled(isa, PositionsOf(mask, base));
+            assert_eq!(found[..wanted.len()], wanted, "{isa} {mask:#x}");
+        }
+    }
+}
+
 struct Hits<'a>(&'a [Line], [u32; BLOCK], [u64; BLOCK]);
 
 impl Plain for Hits<'_> {
@@ -125,20 +188,68 @@ fn a_block_of_keys_is_compared_like_each_of_them_and_a_line_outside_is_refused()
     }
 }
 
-struct Locate<'a>(Walk<'a>, [u64; BLOCK], u32);
+struct Payloads<'a, const PAYLOAD: usize, const READ: bool>(&'a [Line], [u8; CHUNK], [u32; CHUNK]);
+
+impl<const PAYLOAD: usize, const READ: bool> Plain for Payloads<'_, PAYLOAD, READ> {
+    type Output = [u32; CHUNK];
+
+    fn run<P: Prober>(mut self, prober: P) -> [u32; CHUNK] {
+        match PAYLOAD {
+            2 => prober.payloads::<4, PAYLOAD, READ>(self.0, &self.1, &mut self.2),
+            3 => prober.payloads::<3, PAYLOAD, READ>(self.0, &self.1, &mut self.2),
+            _ => prober.payloads::<5, PAYLOAD, READ>(self.0, &self.1, &mut self.2),
+        }
+        self.2
+    }
+}
+
+#[test]
+fn payloads_of_a_chunk_are_those_of_each_lane_and_a_line_outside_is_not_read() {
+    let mut random = Random(5);
+    let lines: Vec<Line> = (0..50).map(|_| std::array::from_fn(|_| random.next() as u32)).collect();
+    for round in 0..100 {
+        let at: [u32; CHUNK] = std::array::from_fn(|_| random.below(lines.len()) as u32);
+        // One lane, or none; then any bytes, of which the lanes that do not exist count for nothing.
+        let hits: [u8; CHUNK] = std::array::from_fn(|_| match round % 2 {
+            0 => ((1_u32 << random.below(6)) >> 1) as u8,
+            _ => random.next() as u8,
+        });
+        let expected = |lanes: u32, payload: u32| -> [u32; CHUNK] {
+            std::array::from_fn(|i| {
+                let lane = (0..lanes).rev().find(|lane| hits[i] >> lane & 1 == 1).unwrap_or(0);
+                at[i] * 16 + 2 * lanes + lane * payload
+            })
+        };
+        for isa in isas() {
+            let words = expected(5, 1).map(|word| lines[word as usize / 16][word as usize % 16]);
+            assert_eq!(run_compiled(isa, Payloads::<1, true>(&lines, hits, at)), words, "{isa}");
+            assert_eq!(run_compiled(isa, Payloads::<2, false>(&lines, hits, at)), expected(4, 2), "{isa}");
+            assert_eq!(run_compiled(isa, Payloads::<3, false>(&lines, hits, at)), expected(3, 3), "{isa}");
+            assert_eq!(run_compiled(isa, Payloads::<4, false>(&lines, hits, at)), expected(5, 4), "{isa}");
+            for outside in [lines.len() as u32, u32::MAX] {
+                let mut at = at;
+                at[random.below(CHUNK)] = outside;
+                let read = catch_unwind(|| run_compiled(isa, Payloads::<1, true>(&lines, hits, at)));
+                assert!(read.is_err(), "{isa}");
+            }
+        }
+    }
+}
+
+struct Locate<'a>(Walk<'a>, [u64; CHUNK], u32);
 
 impl Plain for Locate<'_> {
-    type Output = [u32; BLOCK];
+    type Output = [u32; CHUNK];
 
-    fn run<P: Prober>(self, prober: P) -> [u32; BLOCK] {
-        let mut at = [0; BLOCK];
+    fn run<P: Prober>(self, prober: P) -> [u32; CHUNK] {
+        let mut at = [0; CHUNK];
         prober.locate(&self.0, &self.1, self.2, &mut at);
         at
     }
 }
 
 #[test]
-fn a_block_of_keys_is_located_like_each_of_them() {
+fn a_chunk_of_keys_is_located_like_each_of_them() {
     let mut random = Random(4);
     let seed = (random.next(), random.next());
     for depth in [0, 1, 5, 12] {
@@ -152,7 +263,7 @@ fn a_block_of_keys_is_located_like_each_of_them() {
             (0..=half).map(|_| std::array::from_fn(|_| random.next() as u32 >> 8)).collect();
         let walk = Walk::new(seed, depth, &spots, &pages);
         for _ in 0..200 {
-            let keys: [u64; BLOCK] = std::array::from_fn(|_| random.next());
+            let keys: [u64; CHUNK] = std::array::from_fn(|_| random.next());
             for lines_shift in [0, 1] {
                 let expected = keys.map(|key| {
                     let hash = hash_key(seed, key);
@@ -180,7 +291,7 @@ fn a_directory_of_another_depth_and_a_page_outside_its_table_are_refused() {
     for isa in isas() {
         let located = catch_unwind(|| {
             let walk = Walk::new((0, 0), 0, &spots, &[[0; 8]]);
-            run_compiled(isa, Locate(walk, [7; BLOCK], 0))
+            run_compiled(isa, Locate(walk, [7; CHUNK], 0))
         });
         assert!(located.is_err(), "{isa}");
     }

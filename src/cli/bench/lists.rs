@@ -25,6 +25,7 @@ impl Random {
 }
 
 /// How a request names its keys.
+#[derive(Clone)]
 pub(super) enum Named {
     /// In full, each time.
     Slice(Vec<u64>),
@@ -33,8 +34,16 @@ pub(super) enum Named {
 }
 
 impl Named {
-    fn new(keys: Vec<u64>, cached: bool) -> Result<Self, KeysError> {
+    pub(super) fn new(keys: Vec<u64>, cached: bool) -> Result<Self, KeysError> {
         Ok(if cached { Self::List(KeyList::new(keys)?) } else { Self::Slice(keys) })
+    }
+
+    /// The list.
+    pub(super) fn keys(&self) -> &[u64] {
+        match self {
+            Self::Slice(keys) => keys,
+            Self::List(keys) => keys,
+        }
     }
 }
 

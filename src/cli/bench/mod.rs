@@ -4,15 +4,18 @@
 //! process, in two (`--listen`, `--connect`) or against a running cluster (`--cluster`), through
 //! the public client and nothing below it. Rows exist before timing starts. A rate is the median over slices of the
 //! run, so that a pause of the machine costs one slice; a latency runs from the request to its answer, with all
-//! requests in flight counted. `kernels` calls the arithmetic directly and sets it against the memory's bandwidth,
+//! requests in flight counted. Where whole key lists travel, the same lists also go through a store in one thread, and the
+//! rate is set against that. `kernels` calls the arithmetic directly and sets it against the memory's bandwidth,
 //! measured in the same run.
 //!
 //! Absent on purpose: comparing runs. A figure goes with its machine and commit into the report.
 
 mod apart;
+mod bare;
 mod histogram;
 mod kernels;
 mod lane;
+mod ledger;
 mod lists;
 mod ping_pong;
 mod traffic;
@@ -64,6 +67,7 @@ pub(super) fn run(op: &BenchOp) -> Result<(), Failure> {
         ),
         BenchOp::Lane(args) => lane::run(args),
         BenchOp::Kernels(args) => kernels::run(args),
+        BenchOp::Ledger(args) => ledger::run(args),
     }
 }
 
@@ -103,8 +107,17 @@ fn traffic(op: &'static str, args: &BenchArgs) -> Result<(), Failure> {
     take_raw(args.fabric == FabricName::Tcp)?;
     let (fabric, measured) = measure(op, args, rule, display.progress())?;
     take_raw(fabric == FabricKind::Tcp.name())?;
+    // After the server has gone, with as much time as its slices need.
+    let bare = match op {
+        "push" | "pull" if args.no_key_cache && args.cluster.is_none() && args.connect.is_none() => {
+            display.progress().begin("store alone", "keys", None);
+            let (memory_bytes, quarter) = (config(args, &rule).memory_bytes, args.seconds / 4.0);
+            on_second_core(|| bare::rates(op, args, rule, memory_bytes, Duration::from_secs_f64(quarter)))?
+        }
+        _ => Vec::new(),
+    };
     drop(display);
-    let report = summarise(op, args, fabric, &measured, &raw);
+    let report = summarise(op, args, fabric, &measured, &raw, &bare);
     if let Some(path) = &args.report {
         report::write(&report, path)?;
     }
@@ -205,8 +218,10 @@ fn summarise(
     fabric: &str,
     measured: &Measured,
     raw: &Histogram,
+    bare: &[f64],
 ) -> BenchReport {
     let keys_per_s = histogram::median(&measured.rates);
+    let bare_keys_per_s = (!bare.is_empty()).then(|| histogram::median(bare));
     let raw_microseconds = |quantile| (raw.count() > 0).then(|| raw.quantile(quantile) / 1e3);
     let microseconds = |quantile| Some(measured.times.quantile(quantile) / 1e3);
     BenchReport {
@@ -231,6 +246,7 @@ fn summarise(
             "seconds": args.seconds,
             "requests": measured.times.count(),
             "slices": measured.rates.len(),
+            "bare_keys_per_s": bare_keys_per_s,
             "raw_p50_us": raw_microseconds(0.5),
             "raw_p99_us": raw_microseconds(0.99),
             "slowest_slice_keys_per_s": measured.rates.iter().copied().fold(f64::INFINITY, f64::min),
@@ -250,6 +266,14 @@ fn print(report: &BenchReport, raw: &Histogram) -> io::Result<()> {
     )?;
     if let (Some(p50), Some(p99), Some(p999)) = (report.p50_us, report.p99_us, report.p999_us) {
         writeln!(out, "request   p50 {p50:.2} us, p99 {p99:.2} us, p99.9 {p999:.2} us")?;
+    }
+    if let Some(bare) = report.workload["bare_keys_per_s"].as_f64() {
+        let part = 100.0 * report.keys_per_s / bare;
+        writeln!(
+            out,
+            "bare      {:.2} M keys/s in the store alone, one thread: {part:.0} % of it",
+            bare / 1e6
+        )?;
     }
     if raw.count() > 0 {
         let (p50, p99) = (raw.quantile(0.5) / 1e3, raw.quantile(0.99) / 1e3);

@@ -10,7 +10,7 @@ use crate::cli::failure::Failure;
 use crate::client::{Error, Pull, PullTicket, SparseTable, Ticket};
 
 /// Rows made by one request before timing starts.
-const MAKE_ROWS: u64 = 10_000;
+pub(super) const MAKE_ROWS: u64 = 10_000;
 
 /// One client, its lists and its requests in flight.
 pub(super) struct Client<'a> {

@@ -39,6 +39,7 @@ pub(super) struct Gathered {
     asker: Asker,
     name: String,
     round: u64,
+    caller: u64,
     until: Duration,
 }
 
@@ -82,10 +83,11 @@ impl Coordinator {
             known.heard = self.clock;
         }
         self.pending.retain(|pending| pending.asker.connection != connection);
+        self.forget_drains(connection);
         let left: Vec<Gathered> =
             self.gathered.extract_if(.., |waiter| waiter.asker.connection == connection).collect();
         for waiter in left {
-            self.barriers.leave(&waiter.name, waiter.round);
+            self.barriers.leave(&waiter.name, waiter.round, waiter.caller);
         }
     }
 
@@ -138,8 +140,9 @@ impl Coordinator {
                     self.end_session(session, Some((asker, until)));
                 }
             }
-            Request::Barrier { name, count } => self.arrive(asker, name, count, until),
+            Request::Barrier { name, count, caller } => self.arrive(asker, name, (count, caller), until),
             Request::Job { request } => self.on_job(asker, request),
+            Request::Drain { server } => self.begin_drain(asker, server, until),
             Request::Status => {
                 let until = until.min(self.clock + REPORT_PATIENCE);
                 let servers: Vec<_> = self
@@ -156,7 +159,7 @@ impl Coordinator {
 
     /// Begins what can begin now. Tables are made and dropped one at a time, in order; sessions pass by them.
     pub(super) fn begin_pending(&mut self) {
-        if !self.is_settled() {
+        if self.pending.is_empty() || !self.is_settled() {
             return;
         }
         let mut waiting = std::mem::take(&mut self.pending);
@@ -181,7 +184,7 @@ impl Coordinator {
                 self.sessions.insert(session, client);
                 self.changed = true;
                 let kind = Kind::Begin { session, clock: crate::wire::ids::Clock(0) };
-                let servers = self.placed_on.clone();
+                let servers = self.present();
                 self.launch(kind, Ask::BeginSession { session }, Some(asker), servers, until);
             }
             Request::OpenTable { schema } => self.open_table(asker, &schema, until),
@@ -194,7 +197,11 @@ impl Coordinator {
                     self.launch(kind, Ask::DropTable { table }, Some(asker), servers, until);
                 }
             },
-            Request::EndSession { .. } | Request::Barrier { .. } | Request::Job { .. } | Request::Status => {
+            Request::EndSession { .. }
+            | Request::Barrier { .. }
+            | Request::Job { .. }
+            | Request::Drain { .. }
+            | Request::Status => {
                 unreachable!("answered when it came")
             }
         }
@@ -212,7 +219,7 @@ impl Coordinator {
                 }
                 self.changed = true;
                 let ask = Ask::CreateTable { table, schema: SchemaText(Arc::clone(&schema)) };
-                let servers = self.placed_on.clone();
+                let servers = self.present();
                 self.launch(Kind::Create { table, schema }, ask, Some(asker), servers, until);
             }
             Err(CatalogError::Mismatch { theirs, .. }) => {
@@ -239,10 +246,10 @@ impl Coordinator {
         self.launch(Kind::End, Ask::EndSession { session }, asker, servers, until);
     }
 
-    fn arrive(&mut self, asker: Asker, name: String, count: u64, until: Duration) {
+    fn arrive(&mut self, asker: Asker, name: String, (count, caller): (u64, u64), until: Duration) {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        match self.barriers.arrive(&name, count) {
-            Ok(Arrival::Wait { round }) => self.gathered.push(Gathered { asker, name, round, until }),
+        match self.barriers.arrive(&name, count, caller) {
+            Ok(Arrival::Wait { round }) => self.gathered.push(Gathered { asker, name, round, caller, until }),
             Ok(Arrival::Released) => {
                 let barriers = &self.barriers;
                 let released: Vec<Gathered> = self
@@ -263,7 +270,7 @@ impl Coordinator {
         let now = self.clock;
         let late: Vec<Gathered> = self.gathered.extract_if(.., |waiter| waiter.until <= now).collect();
         for waiter in late {
-            self.barriers.leave(&waiter.name, waiter.round);
+            self.barriers.leave(&waiter.name, waiter.round, waiter.caller);
             let what = "the others' arrival at a barrier".to_owned();
             self.answer(waiter.asker, Err(Failure::Deadline { what }));
         }

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use zerocopy::IntoBytes;
 
+use super::Shard;
 use super::keys::Naming;
 use super::reply::reply_to;
-use super::{Shard, settle};
 use crate::lane::{Fabric, WriteError};
 use crate::wire::{HEADER_BYTES, Header, Kind, NO_CLOCK, PullBody, PullReplyBody, PullStatus, padded};
 
@@ -72,7 +72,7 @@ impl<F: Fabric> Shard<F> {
             unreachable!("an answer is made of a checked request")
         };
         // Rows show what has been applied; with the batch closed, its number says so exactly.
-        settle(&mut self.held[place]);
+        self.held[place].settle();
         if self.held[place].replica.has_outcomes() {
             self.touch(place);
         }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::{Shard, settle};
+use super::Shard;
 use crate::chain::{RetryReason, Verdict};
 use crate::lane::Fabric;
 use crate::wire::ids::{Epoch, PartitionId, RequestId, Sequence};
@@ -41,8 +41,8 @@ impl<F: Fabric> Shard<F> {
             self.retry(at, &named, RetryCode::WrongHead, None, now);
             return;
         };
-        if !live {
-            self.retry(at, &named, RetryCode::Ended, Some(place), now);
+        if let Some(code) = self.held[place].turns_away(live) {
+            self.retry(at, &named, code, Some(place), now);
             return;
         }
         match self.order_clock(place, header, entry) {
@@ -60,7 +60,7 @@ impl<F: Fabric> Shard<F> {
         if verdict != Verdict::Retry(RetryReason::LogFull) {
             return verdict;
         }
-        settle(held);
+        held.settle();
         held.replica.clock(header.session, sequence, epoch, resolved, header.clock)
     }
 }

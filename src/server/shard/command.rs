@@ -2,22 +2,30 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam_channel::{Sender, TryRecvError};
 
-use super::{HoldError, Shard, settle};
-use crate::chain::{ControlEntry, Verdict};
-use crate::cluster::{PartitionStatus, Role, ShardStatus, WorkerClock, encode_schema};
+use super::event::Event;
+use super::{HoldError, Holds, Peer, Shard};
+use crate::cluster::{PartitionStatus, ShardStatus, WorkerClock, encode_schema};
 use crate::lane::{AdoptError, Fabric, LaneEnd};
 use crate::store::{TableError, TableSchema};
-use crate::wire::ids::{Clock, SessionId, TableId};
+use crate::wire::ids::{Clock, Epoch, PartitionId, SessionId, ShardId, TableId};
+
+/// Turns between two looks for whether anybody is left who could send a command.
+const MAILBOX_TURNS: u64 = 256;
 
 /// One request; the answer goes to `reply`, and nobody is missed who has stopped waiting for it.
 pub(crate) enum Command {
     /// Own this end of a lane.
-    Adopt { end: LaneEnd, reply: Sender<Result<(), AdoptError>> },
-    /// Hold these partitions of so many and no others; one that is held under the same epoch is kept as it is.
-    Hold { partition_count: u32, partitions: Vec<Role>, reply: Sender<Result<(), HoldError>> },
+    Adopt { end: LaneEnd, peer: Peer, reply: Sender<Result<(), AdoptError>> },
+    /// No lane to this thread could be opened for now.
+    LinkFailed { to: ShardId },
+    /// Hold these partitions and no others.
+    Hold { holds: Holds, reply: Sender<Result<(), HoldError>> },
+    /// Refuse pushes, or take them again: the coordinator has been away for too long, or is back.
+    Orphan(bool),
     /// Make a table's partitions here, empty.
     CreateTable { table: TableId, schema: Arc<TableSchema>, reply: Sender<Result<(), TableError>> },
     /// Drop them.
@@ -35,6 +43,17 @@ pub(crate) enum Command {
     Fail,
 }
 
+/// What a shard wants of others, and cannot wait for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// A lane to another thread.
+    LinkWanted { from: ShardId, to: ShardId },
+    /// To tell the coordinator that a replica has everything (C7).
+    Synced { partition: PartitionId, epoch: Epoch, shard: ShardId },
+    /// To tell it that a replica cannot go on.
+    Leave { partition: PartitionId, epoch: Epoch, shard: ShardId, reason: String },
+}
+
 /// How a shard stands.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
@@ -46,39 +65,49 @@ pub(crate) struct Report {
 
 impl<F: Fabric> Shard<F> {
     /// Carries out what the mailbox holds. Gives whether there was anything, and whether to stop.
-    pub(super) fn control(&mut self) -> (bool, bool) {
+    pub(super) fn control(&mut self, now: Instant) -> (bool, bool) {
         let mut any = false;
+        // Taking costs a full fence even when there is nothing; asking whether there is, two loads. It does not tell that nobody
+        // is left who could send: that is looked for after every sleep, and now and then.
+        let look = std::mem::take(&mut self.slept) || self.counts.turns.is_multiple_of(MAILBOX_TURNS);
+        if self.commands.is_empty() && !look {
+            return (any, false);
+        }
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return (any, true),
-                Ok(command) => self.carry_out(command),
+                Ok(command) => self.carry_out(command, now),
                 Err(TryRecvError::Empty) => return (any, false),
             }
             any = true;
         }
     }
 
-    fn carry_out(&mut self, command: Command) {
+    fn carry_out(&mut self, command: Command, now: Instant) {
         // A caller that gave up waiting has dropped its receiver; there is nobody to tell.
         match command {
-            Command::Adopt { end, reply } => {
-                reply.send(self.adopt(end)).ok();
+            Command::Adopt { end, peer, reply } => {
+                reply.send(self.adopt(end, peer, now)).ok();
             }
-            Command::Hold { partition_count, partitions, reply } => {
-                reply.send(self.hold(partition_count, &partitions)).ok();
+            Command::LinkFailed { to } => self.link_failed(to, now),
+            Command::Hold { holds, reply } => {
+                reply.send(self.hold(&holds, now)).ok();
             }
+            Command::Orphan(orphan) => self.held.iter_mut().for_each(|held| held.replica.set_orphan(orphan)),
             Command::CreateTable { table, schema, reply } => {
                 reply.send(self.create_table(table, &schema)).ok();
             }
             Command::DropTable { table, reply } => {
-                if self.rows.drop_table(table) {
-                    self.order_everywhere(ControlEntry::TableDropped { table });
+                for place in (0..self.held.len()).filter(|at| self.held[*at].heads()).collect::<Vec<_>>() {
+                    if self.rows.drop(table, self.held[place].partition) {
+                        self.order_event(place, Event::TableDropped(table));
+                    }
                 }
                 reply.send(()).ok();
             }
             Command::BeginSession { session, reply } => {
                 self.sessions.entry(session).or_insert(None);
-                self.order_everywhere(ControlEntry::ClientBegan { session, worker: true });
+                self.order_everywhere(&Event::ClientBegan(session));
                 // It stands where the slowest live worker does; where partitions differ, at the furthest of those.
                 let clock = self.held.iter().filter_map(|held| held.replica.min_clock()).max();
                 reply.send(clock.unwrap_or_default()).ok();
@@ -86,7 +115,7 @@ impl<F: Fabric> Shard<F> {
             Command::EndSession { session, reply } => {
                 self.sessions.remove(&session);
                 self.rows.end_session(session);
-                self.order_everywhere(ControlEntry::ClientEnded { session });
+                self.order_everywhere(&Event::ClientEnded(session));
                 reply.send(()).ok();
             }
             Command::Status { reply } => {
@@ -98,28 +127,28 @@ impl<F: Fabric> Shard<F> {
         }
     }
 
+    /// Makes a table in every partition headed here, or in none.
     fn create_table(&mut self, table: TableId, schema: &TableSchema) -> Result<(), TableError> {
-        self.rows.create_table(table, schema)?;
-        let encoded = encode_schema(schema);
-        self.order_everywhere(ControlEntry::TableCreated { table, schema: &encoded });
-        Ok(())
-    }
-
-    /// Puts an event into the log of every partition here. It has been applied.
-    fn order_everywhere(&mut self, event: ControlEntry<'_>) {
-        for place in 0..self.held.len() {
-            let held = &mut self.held[place];
-            // With the log settled a chain of one has room for any event.
-            settle(held);
-            let verdict = held.replica.control(event);
-            assert!(
-                matches!(verdict, Verdict::Ordered | Verdict::Duplicate | Verdict::Ended),
-                "partition {}: an event found no place in the order: {verdict:?}",
-                held.partition
-            );
-            settle(held);
-            self.touch(place);
+        let headed: Vec<usize> = (0..self.held.len()).filter(|place| self.held[*place].heads()).collect();
+        let mut made = Vec::new();
+        for place in headed {
+            let partition = self.held[place].partition;
+            match self.rows.create(table, schema, partition) {
+                Ok(true) => made.push(place),
+                Ok(false) => {}
+                Err(error) => {
+                    for place in made {
+                        self.rows.drop(table, self.held[place].partition);
+                    }
+                    return Err(error);
+                }
+            }
         }
+        let encoded: Arc<[u8]> = encode_schema(schema).into();
+        for place in made {
+            self.order_event(place, Event::TableCreated(table, Arc::clone(&encoded)));
+        }
+        Ok(())
     }
 
     fn report(&self) -> Report {

@@ -1,12 +1,13 @@
 //! A shard without its thread, and a raw lane to it: tests write records by hand and say what time it is.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 use gradwire_kernels::{Dtype, Rule};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Command, Shard, ShardConfig};
+use super::{Command, Holds, Peer, Shard, ShardConfig};
 use crate::cluster::{PartitionChain, Role};
 use crate::lane::{
     DownReason, Event, Fabric, FabricKind, LaneConfig, LaneEnd, LaneId, Port, WriteError, shm, tcp,
@@ -89,11 +90,24 @@ pub(super) fn schema(dim: u32, partitions: u32) -> TableSchema {
 pub(super) fn config() -> ShardConfig {
     ShardConfig {
         shard: ShardId(0),
-        partitions: vec![Role { partition: HERE, chain: PartitionChain::of(EPOCH, vec![ShardId(0)]) }],
-        partition_count: 1,
+        holds: holds(1),
         memory_bytes: 64 << 20,
         log_bytes: 1 << 20,
         index_seed: 3,
+        lease: super::lease::Lease::unending(),
+        notices: crossbeam_channel::unbounded().0,
+    }
+}
+
+/// One partition of so many, in a cluster without tables and sessions.
+pub(super) fn holds(partition_count: u32) -> Holds {
+    Holds {
+        partition_count,
+        roles: vec![Role { partition: HERE, chain: PartitionChain::of(EPOCH, vec![ShardId(0)]) }],
+        tables: Arc::new([]),
+        last_table: TableId(0),
+        sessions: Arc::new([]),
+        last_session: SessionId(0),
     }
 }
 
@@ -186,7 +200,7 @@ impl Rig {
         let lane = client.adopt(ours).unwrap();
         let mut rig = Self { shard, mailbox, client, lane, now: Instant::now(), fabric, down: Vec::new() };
         rig.adopt(theirs);
-        rig.create_table(TABLE, schema(2, config.partition_count)).unwrap();
+        rig.create_table(TABLE, schema(2, config.holds.partition_count)).unwrap();
         rig.begin(SESSION);
         rig
     }
@@ -200,7 +214,7 @@ impl Rig {
     }
 
     fn adopt(&mut self, end: LaneEnd) {
-        self.ask(|reply| Command::Adopt { end, reply }).unwrap();
+        self.ask(|reply| Command::Adopt { end, peer: Peer::Client, reply }).unwrap();
     }
 
     pub(super) fn create_table(

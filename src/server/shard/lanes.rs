@@ -4,12 +4,24 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::{Answer, Shard};
-use crate::lane::{Event, Fabric, LaneEnd, LaneId};
-use crate::wire::ids::SessionId;
+use crate::lane::{AdoptError, Event, Fabric, LaneEnd, LaneId};
+use crate::wire::ids::{SessionId, ShardId};
+
+/// Who is at the other end of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// A client.
+    Client,
+    /// A thread that sends batches here.
+    Predecessor(ShardId),
+    /// A thread that gets batches from here.
+    Successor(ShardId),
+}
 
 /// One lane.
 pub(super) struct Seat {
     pub(super) id: LaneId,
+    pub(super) peer: Peer,
     /// Records may lie in its ring.
     pub(super) ready: bool,
     /// Whole records that found no credit. While there are any, nothing more is read from the lane.
@@ -27,9 +39,10 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    fn new(id: LaneId) -> Self {
+    fn new(id: LaneId, peer: Peer) -> Self {
         Self {
             id,
+            peer,
             ready: true,
             backlog: Vec::new(),
             answers: VecDeque::new(),
@@ -45,6 +58,11 @@ impl Seat {
         self.ready && !self.cut && !self.owes()
     }
 
+    /// Whether nothing is to be read from it, told to it, or done about it.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.ready && !self.owes() && self.stuck_since.is_none() && !self.down && !self.cut
+    }
+
     /// Whether answers wait for credit.
     pub(super) fn owes(&self) -> bool {
         !self.backlog.is_empty() || !self.answers.is_empty()
@@ -56,14 +74,17 @@ impl<F: Fabric> Shard<F> {
     ///
     /// # Errors
     /// What the fabric says.
-    pub(super) fn adopt(&mut self, end: LaneEnd) -> Result<(), crate::lane::AdoptError> {
+    pub(super) fn adopt(&mut self, end: LaneEnd, peer: Peer, now: Instant) -> Result<(), AdoptError> {
         let id = self.fabric.adopt(end)?;
-        self.lanes.push(Seat::new(id));
+        self.lanes.push(Seat::new(id, peer));
+        if let Peer::Successor(to) = peer {
+            self.link_opened(to, id, now);
+        }
         Ok(())
     }
 
     /// Asks the fabric what happened.
-    pub(super) fn poll_fabric(&mut self) -> bool {
+    pub(super) fn poll_fabric(&mut self, now: Instant) -> bool {
         self.fabric.poll(&mut self.events);
         let any = !self.events.is_empty();
         let mut events = std::mem::take(&mut self.events);
@@ -74,11 +95,11 @@ impl<F: Fabric> Shard<F> {
                         self.lanes[at].ready = true;
                     }
                 }
-                // Clients publish nothing; a chain's neighbours will.
-                Event::Entry { .. } | Event::ReadDone { .. } => {}
+                Event::Entry { lane, entry } => self.on_entry(lane, entry, now),
+                Event::ReadDone { .. } => {}
                 Event::Down { lane, .. } => {
                     if let Some(at) = self.seat_of(lane) {
-                        self.on_down(at);
+                        self.on_down(at, now);
                     }
                 }
             }
@@ -117,19 +138,23 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Closes the lanes that were cut.
-    pub(super) fn drop_cut_lanes(&mut self) {
+    pub(super) fn drop_cut_lanes(&mut self, now: Instant) {
         for at in (0..self.lanes.len()).rev() {
             let seat = &self.lanes[at];
             if seat.cut || (seat.down && !seat.ready) {
                 // A lane that can't be fenced in time is as closed as it gets: its memory is not used again.
                 let _fenced = self.fabric.fence(self.lanes[at].id);
-                self.forget(at);
+                self.forget(at, now);
             }
         }
     }
 
     /// The peer is gone. Nothing waits for credit any more; once its last records are read the lane is closed.
-    fn on_down(&mut self, at: usize) {
+    fn on_down(&mut self, at: usize, now: Instant) {
+        let (lane, peer) = (self.lanes[at].id, self.lanes[at].peer);
+        if let Peer::Successor(_) = peer {
+            self.link_lost(lane, peer, now);
+        }
         let seat = &mut self.lanes[at];
         seat.down = true;
         seat.ready = true;
@@ -140,8 +165,9 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Forgets a closed lane: its waiting pulls, and that sessions used it.
-    fn forget(&mut self, at: usize) {
+    fn forget(&mut self, at: usize, now: Instant) {
         let seat = self.lanes.swap_remove(at);
+        self.link_lost(seat.id, seat.peer, now);
         for answer in seat.answers {
             self.keep_spare(answer.into_buffer());
         }

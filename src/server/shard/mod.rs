@@ -1,10 +1,19 @@
 //! One shard: the partitions, rows and lanes that one thread owns, and the turn of its loop.
 
 mod answer;
+mod chain;
 mod clock;
 mod command;
+mod copy;
+mod event;
+mod follow;
+mod forward;
+mod hold;
+mod join;
 mod keys;
 mod lanes;
+pub(crate) mod lease;
+mod links;
 mod piece;
 mod pull;
 mod push;
@@ -14,6 +23,8 @@ mod rows;
 mod scan;
 mod timers;
 
+#[cfg(test)]
+mod chain_test;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
@@ -26,21 +37,23 @@ mod push_test;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
-use thiserror::Error;
+use crossbeam_channel::{Receiver, Sender};
 
-pub(crate) use command::{Command, Report};
+pub(crate) use command::{Command, Notice, Report};
+pub(crate) use hold::{HoldError, Holds};
+pub(crate) use lanes::Peer;
 
 use self::answer::Answer;
+use self::chain::Held;
 use self::lanes::Seat;
+use self::lease::Lease;
+use self::links::{EarlyLink, Outbound};
 use self::piece::Piece;
 use self::pull::Parked;
 use self::rows::Rows;
-use crate::chain::{ConfigError, Position, Replica, ReplicaConfig};
-use crate::cluster::Role;
 use crate::lane::{Event, Fabric, LaneId, Waker};
 use crate::store::{Store, StoreConfig};
-use crate::wire::ids::{Epoch, PartitionId, SessionId, ShardId, TableId};
+use crate::wire::ids::{PartitionId, SessionId, ShardId};
 
 /// Most bytes of records taken from one lane in a turn: at the slowest measured rate (random rows from memory) well
 /// under a millisecond of work, and more than any one push.
@@ -62,40 +75,18 @@ const CONTROL_WORD_TURNS: u64 = 1 << 16;
 pub(crate) struct ShardConfig {
     /// Its number.
     pub(crate) shard: ShardId,
-    /// The partitions it holds, and their chains.
-    pub(crate) partitions: Vec<Role>,
-    /// Partitions of the cluster.
-    pub(crate) partition_count: u32,
+    /// What it holds at first.
+    pub(crate) holds: Holds,
     /// Bytes of rows, indexes and key lists it may hold.
     pub(crate) memory_bytes: u64,
     /// Bytes of log a partition may hold: a power of two.
     pub(crate) log_bytes: usize,
     /// Seed of the index's own hash: nobody outside knows it.
     pub(crate) index_seed: u64,
-}
-
-/// Why a shard does not hold what it was told to.
-#[derive(Debug, Error)]
-pub(crate) enum HoldError {
-    /// It has rows of other partitions.
-    #[error(
-        "server thread {shard} has rows of table {table}; partitions are placed anew only without tables"
-    )]
-    Tables { shard: ShardId, table: TableId },
-    /// Beyond the cluster, or named twice.
-    #[error("partition {partition} of {partition_count} was given twice or does not exist")]
-    Partition { partition: PartitionId, partition_count: u32 },
-    /// A log size that is not allowed.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-}
-
-/// One partition held here.
-struct Held {
-    partition: PartitionId,
-    replica: Replica,
-    /// In [`Shard::touched`] already.
-    touched: bool,
+    /// Until when the coordinator counts on this server.
+    pub(crate) lease: Lease,
+    /// Where it says what it wants of others.
+    pub(crate) notices: Sender<Notice>,
 }
 
 /// What a turn found.
@@ -120,6 +111,8 @@ struct Counts {
     turns: u64,
     idle_waits: u64,
     cut_lanes: u64,
+    batches_sent: u64,
+    batches_applied: u64,
 }
 
 /// See [`super`].
@@ -129,11 +122,21 @@ pub(crate) struct Shard<F: Fabric> {
     commands: Receiver<Command>,
     rows: Rows,
     log_bytes: usize,
+    lease: Lease,
+    notices: Sender<Notice>,
     held: Vec<Held>,
     /// By partition of the cluster: its place in `held`, or [`NOT_HERE`].
     places: Vec<u32>,
     /// Places in `held` of the partitions with something to seal, acknowledge or tell.
     touched: Vec<u32>,
+    /// Places in `held` of the partitions with something for the next thread.
+    unsent: Vec<u32>,
+    /// Lanes to the threads behind this one.
+    outbound: BTreeMap<ShardId, Outbound>,
+    /// Links of epochs that are not in force here yet.
+    early: Vec<EarlyLink>,
+    /// The last record from the thread before this one.
+    inbound: Vec<u64>,
     lanes: Vec<Seat>,
     /// Live sessions and the lane each used last.
     sessions: BTreeMap<SessionId, Option<LaneId>>,
@@ -144,12 +147,16 @@ pub(crate) struct Shard<F: Fabric> {
     piece: Piece,
     events: Vec<Event>,
     counts: Counts,
+    /// Since the mailbox was last tried.
+    slept: bool,
+    /// After the last turn nothing was left to be done, looked at or timed but what the mailbox or the fabric bring.
+    quiet: bool,
 }
 
 const NOT_HERE: u32 = u32::MAX;
 
 impl<F: Fabric> Shard<F> {
-    /// A shard that holds its partitions empty, heading each of them.
+    /// A shard that holds its partitions, empty.
     ///
     /// # Errors
     /// A log size that is not allowed, or partitions that cannot be.
@@ -163,11 +170,17 @@ impl<F: Fabric> Shard<F> {
             shard: config.shard,
             fabric,
             commands,
-            rows: Rows::new(store, Vec::new()),
+            rows: Rows::new(store),
             log_bytes: config.log_bytes,
+            lease: config.lease.clone(),
+            notices: config.notices.clone(),
             held: Vec::new(),
             places: Vec::new(),
             touched: Vec::new(),
+            unsent: Vec::new(),
+            outbound: BTreeMap::new(),
+            early: Vec::new(),
+            inbound: Vec::new(),
             lanes: Vec::new(),
             sessions: BTreeMap::new(),
             parked: Vec::new(),
@@ -175,51 +188,11 @@ impl<F: Fabric> Shard<F> {
             piece: Piece::default(),
             events: Vec::new(),
             counts: Counts::default(),
+            slept: true,
+            quiet: false,
         };
-        shard.hold(config.partition_count, &config.partitions)?;
+        shard.hold(&config.holds, Instant::now())?;
         Ok(shard)
-    }
-
-    /// Holds these partitions and no others. One that is held under the same epoch stays as it is, the others begin
-    /// empty.
-    ///
-    /// # Errors
-    /// There are rows here, which nobody has moved; nothing changed. Or a log size that is not allowed.
-    fn hold(&mut self, partition_count: u32, roles: &[Role]) -> Result<(), HoldError> {
-        let partitions: Vec<(PartitionId, Epoch)> =
-            roles.iter().map(|role| (role.partition, role.chain.epoch)).collect();
-        let partitions = partitions.as_slice();
-        let now = self.held.iter().map(|held| (held.partition, held.replica.epoch()));
-        if self.places.len() == partition_count as usize && now.eq(partitions.iter().copied()) {
-            return Ok(());
-        }
-        if let Some((table, _)) = self.rows.rows_of_tables().first() {
-            return Err(HoldError::Tables { shard: self.shard, table: *table });
-        }
-        let mut places = vec![NOT_HERE; partition_count as usize];
-        for (place, &(partition, _)) in partitions.iter().enumerate() {
-            let known = places.get_mut(partition.0 as usize).filter(|known| **known == NOT_HERE);
-            *known.ok_or(HoldError::Partition { partition, partition_count })? = place as u32;
-        }
-        let mut before: BTreeMap<(PartitionId, Epoch), Held> =
-            self.held.drain(..).map(|held| ((held.partition, held.replica.epoch()), held)).collect();
-        self.touched.clear();
-        for &(partition, epoch) in partitions {
-            let mut held = match before.remove(&(partition, epoch)) {
-                Some(held) => held,
-                None => {
-                    let (position, log_bytes) = (Position::Only, self.log_bytes);
-                    let config = ReplicaConfig { partition, epoch, position, log_bytes };
-                    Held { partition, replica: Replica::new(config)?, touched: false }
-                }
-            };
-            held.touched = true;
-            self.touched.push(self.held.len() as u32);
-            self.held.push(held);
-        }
-        self.places = places;
-        self.rows.hold(partitions.iter().map(|&(partition, _)| partition).collect());
-        Ok(())
     }
 
     /// What wakes this shard out of [`Shard::wait`].
@@ -233,33 +206,36 @@ impl<F: Fabric> Shard<F> {
         if self.counts.turns.is_multiple_of(CONTROL_WORD_TURNS) {
             gradwire_kernels::assert_float_control();
         }
-        let (commanded, stop) = self.control();
+        let (commanded, stop) = self.control(now);
+        let arrived = self.poll_fabric(now);
+        if self.quiet && !commanded && !arrived {
+            return Progress { busy: false, timer: None, stop };
+        }
         let answered = self.serve_answers(now);
         // A push is applied as it is received: it must have been before it is an entry (C1).
-        let received = self.receive(now);
-        self.forward();
+        let received = self.receive(now) || arrived;
+        let sent = self.forward(now);
         let told = self.reply(now);
         self.fabric.flush();
         let expired = self.timers(now);
-        self.drop_cut_lanes();
-        Progress {
-            busy: commanded || answered || received || told || expired,
-            timer: self.next_timer(now),
-            stop,
-        }
+        self.drop_cut_lanes(now);
+        let busy = commanded || answered || received || sent || told || expired;
+        self.quiet = !busy && self.is_quiet();
+        Progress { busy, timer: self.next_timer(now), stop }
+    }
+
+    /// Whether the steps of a turn would find nothing, unless the mailbox or the fabric bring it.
+    fn is_quiet(&self) -> bool {
+        let linked =
+            self.unsent.is_empty() && self.outbound.values().all(|outbound| outbound.ask_at.is_none());
+        linked && self.touched.is_empty() && self.parked.is_empty() && self.lanes.iter().all(Seat::is_quiet)
     }
 
     /// Sleeps until something may have happened, or `timeout` is over.
     pub(crate) fn wait(&mut self, timeout: Duration) {
         self.counts.idle_waits += 1;
+        self.slept = true;
         self.fabric.wait(timeout);
-    }
-
-    /// Seals what the turn put in order. A chain of one has no successor to send it to.
-    fn forward(&mut self) {
-        for &place in &self.touched {
-            settle(&mut self.held[place as usize]);
-        }
     }
 
     /// Where a partition is held here.
@@ -275,14 +251,5 @@ impl<F: Fabric> Shard<F> {
             held.touched = true;
             self.touched.push(place as u32);
         }
-    }
-}
-
-/// Closes the open batch. On the tail what is applied here is applied everywhere, so it is acknowledged at once.
-fn settle(held: &mut Held) {
-    held.replica.seal();
-    if held.replica.position().tails() {
-        let acked = held.replica.acked(held.replica.lsn());
-        assert!(acked.is_ok(), "partition {}: its own lsn is ahead of it: {acked:?}", held.partition);
     }
 }

@@ -44,7 +44,7 @@ impl<F: Fabric> Shard<F> {
         self.fabric.copy_payload(lane, 0, &mut buffer.as_mut_bytes()[..length]);
         self.fabric.consume(lane);
         let answer = Answer::new(header, buffer);
-        match self.check_pull(&answer, live) {
+        match self.check_pull(&answer, live, now) {
             Ok(wish) => match wish.at_least {
                 Some(at_least) if self.min_clock(wish.place).is_some_and(|clock| clock < at_least) => {
                     self.park(at, wish.place, at_least, now.checked_add(wish.patience), answer, now);
@@ -56,10 +56,12 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Checks everything that can be checked before the answer. Nothing is changed but the key lists kept.
-    fn check_pull(&mut self, answer: &Answer, live: bool) -> Result<Wish, PullStatus> {
+    fn check_pull(&mut self, answer: &Answer, live: bool, now: Instant) -> Result<Wish, PullStatus> {
         let request = answer.request();
         let place = self.place_of(request.partition).ok_or(PullStatus::NotServing)?;
-        if !live {
+        let held = &self.held[place];
+        // A joiner's rows are not whole, and who left may have any.
+        if !live || held.joining.is_some() || held.left {
             return Err(PullStatus::NotServing);
         }
         let (body, rest) = PullBody::split(answer.payload()).map_err(|_| PullStatus::Malformed)?;
@@ -76,10 +78,11 @@ impl<F: Fabric> Shard<F> {
         if dim != body.dim.get() as usize {
             return Err(PullStatus::Shape);
         }
-        let replica = &self.held[place].replica;
-        // C4, C5: a strong read is the tail's to answer, and only under the epoch the client knows.
+        let held = &self.held[place];
+        // C4, C5: a strong read is the tail's to answer, under its lease, and only under the epoch the client knows.
         let strong = body.flags & PULL_STRONG != 0;
-        if strong && (request.epoch != replica.epoch() || !replica.position().tails()) {
+        let answers = held.answers_strongly() && self.lease.holds(now);
+        if strong && (request.epoch != held.chain.epoch || !answers) {
             return Err(PullStatus::NotServing);
         }
         self.rows.check_list(request.table, request.partition, request.session, naming)?;

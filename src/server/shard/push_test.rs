@@ -1,6 +1,6 @@
 //! Pushes and clocks, record by record.
 
-use super::harness::{EPOCH, HERE, Rig, SESSION, TABLE, config, over_each_fabric, pull, push, schema};
+use super::harness::{EPOCH, HERE, Rig, SESSION, TABLE, config, holds, over_each_fabric, pull, push, schema};
 use crate::lane::{Fabric, FabricKind};
 use crate::wire::ids::{Epoch, PartitionId, RequestId, SessionId, TableId};
 use crate::wire::{KeyForm, PullStatus, PushOp, RefusalCode, RetryCode};
@@ -154,7 +154,7 @@ fn a_push_past_the_memory_budget_is_refused_and_pulls_still_work() {
 
 #[test]
 fn keys_of_another_partition_are_refused() {
-    let parts = super::ShardConfig { partition_count: 2, ..config() };
+    let parts = super::ShardConfig { holds: holds(2), ..config() };
     let mut rig = Rig::with(FabricKind::Shm, &parts);
     let (mine, other): (Vec<u64>, Vec<u64>) =
         (0..100).partition(|&key| schema(2, 2).partition_of(key) == HERE);

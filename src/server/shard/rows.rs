@@ -5,7 +5,7 @@ use gradwire_kernels as kernels;
 use super::keys::Naming;
 use super::push::Fault;
 use crate::chain::EntryFlags;
-use crate::store::{Digest, Refusal, ScanCursor, Store, TableError, TableSchema};
+use crate::store::{Digest, Refusal, ScanCursor, ScanOrder, Store, TableError, TableSchema};
 use crate::wire::ids::{PartitionId, SessionId, TableId};
 use crate::wire::{Header, PullStatus, PushOp, RefusalCode};
 
@@ -29,8 +29,6 @@ pub(super) enum Values<'a> {
 /// The rows of a shard.
 pub(super) struct Rows {
     store: Store,
-    /// The partitions here; of every table the same.
-    partitions: Vec<PartitionId>,
     /// Partitions of the keys at hand.
     places: Vec<PartitionId>,
     /// Of the export step at hand.
@@ -39,21 +37,94 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) fn new(store: Store, partitions: Vec<PartitionId>) -> Self {
-        Self { store, partitions, places: Vec::new(), keys: Vec::new(), words: Vec::new() }
+    pub(super) fn new(store: Store) -> Self {
+        Self { store, places: Vec::new(), keys: Vec::new(), words: Vec::new() }
     }
 
-    /// The partitions of tables that are made from now on.
-    pub(super) fn hold(&mut self, partitions: Vec<PartitionId>) {
-        self.partitions = partitions;
+    /// Makes a table in a partition. False when it is there already.
+    pub(super) fn create(
+        &mut self,
+        table: TableId,
+        schema: &TableSchema,
+        partition: PartitionId,
+    ) -> Result<bool, TableError> {
+        if self.store.schema(table).is_none() {
+            return self.store.create_table(table, schema.clone(), &[partition]).map(|()| true);
+        }
+        if self.store.has_partition(table, partition) {
+            return Ok(false);
+        }
+        self.store.add_partition(table, partition).map(|()| true)
     }
 
-    pub(super) fn create_table(&mut self, table: TableId, schema: &TableSchema) -> Result<(), TableError> {
-        self.store.create_table(table, schema.clone(), &self.partitions)
+    /// Drops a table in a partition, and the table with its last one. False when it was not there.
+    pub(super) fn drop(&mut self, table: TableId, partition: PartitionId) -> bool {
+        let gone = self.store.drop_partition(table, partition);
+        if gone && self.store.partitions(table).is_empty() {
+            self.store.drop_table(table);
+        }
+        gone
     }
 
-    pub(super) fn drop_table(&mut self, table: TableId) -> bool {
-        self.store.drop_table(table)
+    /// Drops a partition of every table.
+    pub(super) fn drop_partition(&mut self, partition: PartitionId) {
+        for table in self.tables_of(partition) {
+            self.drop(table, partition);
+        }
+    }
+
+    /// Tables that have the partition.
+    pub(super) fn tables_of(&self, partition: PartitionId) -> Vec<TableId> {
+        let tables = self.store.tables().map(|(table, _)| table);
+        tables.filter(|table| self.store.has_partition(*table, partition)).collect()
+    }
+
+    pub(super) fn schema(&self, table: TableId) -> Option<&TableSchema> {
+        self.store.schema(table)
+    }
+
+    /// The order in which exports of a partition visit its keys.
+    pub(super) fn scan_order(&self, table: TableId, partition: PartitionId) -> Option<ScanOrder> {
+        self.store.scan_order(table, partition)
+    }
+
+    /// The keys of a kept list.
+    pub(super) fn named_keys(
+        &self,
+        table: TableId,
+        partition: PartitionId,
+        session: SessionId,
+        digest: Digest,
+    ) -> Option<&[u64]> {
+        self.store.listed_keys(table, partition, session, digest)
+    }
+
+    /// How many keys a kept list has.
+    pub(super) fn named_count(
+        &self,
+        table: TableId,
+        partition: PartitionId,
+        session: SessionId,
+        digest: Digest,
+    ) -> Option<usize> {
+        self.store.cached_keys(table, partition, session, digest)
+    }
+
+    /// Applies what the head of the chain has applied: it decided, and nothing is refused here (C0).
+    pub(super) fn follow(
+        &mut self,
+        table: TableId,
+        partition: PartitionId,
+        keys: &[u64],
+        values: Values<'_>,
+    ) -> Result<(), String> {
+        let applied = match values {
+            Values::Gradients(gradients) => self.store.push(table, partition, keys, gradients),
+            Values::Assign(values) => self.store.assign(table, partition, keys, values),
+            Values::Erase => self.store.erase(table, partition, keys).map(|_| ()),
+            Values::Import(rows) => self.store.import(table, partition, keys, rows),
+        };
+        applied.map_err(|refusal| refusal.to_string())
     }
 
     pub(super) fn end_session(&mut self, session: SessionId) {
@@ -150,8 +221,12 @@ impl Rows {
         }
     }
 
-    /// Whether the list of a checked request is kept here: its rows are then read all at once.
+    /// Whether the list of a checked request is kept here: its rows are then read all at once. Reading finds out whether one
+    /// that comes by name alone still is.
     pub(super) fn keeps(&self, request: &Header, naming: Naming<'_>) -> bool {
+        if matches!(naming, Naming::Named { .. }) {
+            return true;
+        }
         naming.digest().is_some_and(|digest| {
             let (table, partition, session) = (request.table, request.partition, request.session);
             self.store.cached_keys(table, partition, session, Digest(digest)).is_some()
@@ -229,7 +304,10 @@ impl Rows {
 
     /// Rows of each table in all partitions here.
     pub(super) fn rows_of_tables(&self) -> Vec<(TableId, u64)> {
-        let rows = |table| self.partitions.iter().filter_map(|&at| self.store.len(table, at).ok()).sum();
+        let rows = |table| {
+            let partitions = self.store.partitions(table).into_iter();
+            partitions.filter_map(|at| self.store.len(table, at).ok()).sum()
+        };
         self.store.tables().map(|(table, _)| (table, rows(table))).collect()
     }
 

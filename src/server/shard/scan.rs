@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use zerocopy::{FromZeros, IntoBytes};
 
+use super::Shard;
 use super::answer::PIECE_BYTES;
 use super::reply::reply_to;
-use super::{Shard, settle};
 use crate::lane::Fabric;
 use crate::wire::{
     CountBody, CountReplyBody, ExportBody, ExportReplyBody, HEADER_BYTES, Header, Kind, NO_CLOCK, PullStatus,
@@ -53,7 +53,7 @@ impl<F: Fabric> Shard<F> {
             (false, _) => Err(PullStatus::Malformed),
             (true, None) => Err(PullStatus::NotServing),
             (true, Some(place)) => {
-                settle(&mut self.held[place]);
+                self.held[place].settle();
                 self.touch(place);
                 reply.lsn = self.held[place].replica.lsn().0.into();
                 self.rows.row_words(header.table).ok_or(PullStatus::NoTable)

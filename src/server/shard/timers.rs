@@ -10,6 +10,10 @@ impl<F: Fabric> Shard<F> {
     /// Answers parked pulls whose clock has come, or whose patience is over. False when there were none.
     pub(super) fn timers(&mut self, now: Instant) -> bool {
         let mut any = false;
+        if self.next_link().is_some_and(|at| at <= now) {
+            self.open_links(now);
+            any = true;
+        }
         let mut index = 0;
         while index < self.parked.len() {
             let parked = &self.parked[index];
@@ -35,7 +39,8 @@ impl<F: Fabric> Shard<F> {
     /// When something is due though nothing arrives.
     pub(super) fn next_timer(&self, now: Instant) -> Option<Instant> {
         let parked = self.parked.iter().map(|parked| parked.deadline).min();
-        let stuck = self.lanes.iter().any(|lane| lane.stuck_since.is_some()).then(|| now + CREDIT_POLL);
-        parked.into_iter().chain(stuck).min()
+        let stuck = self.lanes.iter().any(|lane| lane.stuck_since.is_some()) || !self.unsent.is_empty();
+        let stuck = stuck.then(|| now + CREDIT_POLL);
+        parked.into_iter().chain(stuck).chain(self.next_link()).min()
     }
 }

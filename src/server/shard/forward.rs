@@ -1,0 +1,140 @@
+//! What is ordered here goes on to the next thread, and what is acknowledged goes back.
+//!
+//! Nothing waits: what finds no credit stays in the log and is sent in a later turn, in order.
+
+use std::time::Instant;
+
+use super::Shard;
+use super::lanes::Peer;
+use super::links::link_header;
+use crate::lane::{Fabric, LaneId, StateEntry, WriteError};
+use crate::wire::{Header, Kind, padded};
+
+/// What fills a record up to the 8 bytes the next one starts at.
+const PADDING: [u8; 8] = [0; 8];
+
+impl<F: Fabric> Shard<F> {
+    /// Seals what the turn put in order, sends it on and acknowledges it. True when something moved that had waited.
+    pub(super) fn forward(&mut self, now: Instant) -> bool {
+        for at in 0..self.touched.len() {
+            let place = self.touched[at] as usize;
+            let held = &mut self.held[place];
+            if held.heads() {
+                held.order_events();
+            }
+            held.settle();
+            if held.forwards() {
+                self.send_later(place);
+            }
+            self.acknowledge(place);
+        }
+        let mut any = false;
+        let mut unsent = std::mem::take(&mut self.unsent);
+        unsent.retain(|&place| {
+            let (moved, over) = self.send_on(place as usize, now);
+            any |= moved;
+            self.held[place as usize].unsent = !over;
+            !over
+        });
+        self.unsent.append(&mut unsent);
+        any
+    }
+
+    /// Remembers that a partition has something for the next thread.
+    pub(super) fn send_later(&mut self, place: usize) {
+        if !std::mem::replace(&mut self.held[place].unsent, true) {
+            self.unsent.push(place as u32);
+        }
+    }
+
+    /// Sends a partition's batches on, and then more of a copy. Gives whether anything moved, and whether nothing is
+    /// left to send now.
+    fn send_on(&mut self, place: usize, now: Instant) -> (bool, bool) {
+        let Self { held, fabric, lanes, .. } = self;
+        let held = &mut held[place];
+        let header = link_header(held, Kind::Batch);
+        let Some(down) = held.down.as_mut() else { return (false, true) };
+        // Before it has answered there is nothing to send it; its answer brings this partition back.
+        let (Some(lane), Some(mut next)) = (down.lane, down.next) else { return (false, true) };
+        let Some(seat) = lanes.iter().find(|seat| seat.id == lane) else { return (false, true) };
+        if !seat.backlog.is_empty() || down.copy.as_ref().is_some_and(|copy| copy.is_before_batches()) {
+            return match down.copy.is_some() && seat.backlog.is_empty() {
+                true => self.copy_on(place, now),
+                false => (false, false),
+            };
+        }
+        let began = next;
+        let mut lost = false;
+        while next <= held.replica.lsn() {
+            let Some(batch) = held.replica.batch(next) else {
+                lost = true;
+                break;
+            };
+            let padding = &PADDING[..padded(batch.len()) - batch.len()];
+            let head = Header { length: batch.len() as u32, shard: down.shard, ..header }.to_bytes();
+            match fabric.write(lane, &[&head, batch, padding], true) {
+                Ok(()) => next = next.next(),
+                // The end of the lane comes as an event.
+                Err(WriteError::Full | WriteError::Down) => break,
+                Err(WriteError::TooLarge { .. }) => {
+                    lost = true;
+                    break;
+                }
+            }
+        }
+        down.next = Some(next);
+        self.counts.batches_sent += next.0 - began.0;
+        let copying = down.copy.is_some();
+        if lost {
+            // A handshake finds out what can still be done.
+            (down.next, down.copy) = (None, None);
+            let at = self.seat_of(lane);
+            at.into_iter().for_each(|at| self.cut(at));
+            return (true, true);
+        }
+        let all = next > self.held[place].replica.lsn();
+        if all && copying {
+            let (moved, over) = self.copy_on(place, now);
+            return (moved || next > began, over);
+        }
+        (next > began, all)
+    }
+
+    /// Tells the predecessor how far this partition is acknowledged, if that is news.
+    pub(super) fn acknowledge(&mut self, place: usize) {
+        let Self { held, fabric, .. } = self;
+        let held = &mut held[place];
+        let (Some(lane), acked) = (held.up, held.replica.acked_lsn()) else { return };
+        if held.left || held.told.is_some_and(|told| told >= acked) {
+            return;
+        }
+        held.told = Some(acked);
+        let (partition, epoch) = (held.partition, held.chain.epoch);
+        fabric.publish(lane, StateEntry { partition, epoch, acked_lsn: acked, confirmed_epoch: epoch });
+    }
+
+    /// The next thread has acknowledged.
+    pub(super) fn on_entry(&mut self, lane: LaneId, entry: StateEntry, now: Instant) {
+        let Some(at) = self.seat_of(lane) else { return };
+        let (Peer::Successor(_), Some(place)) = (self.lanes[at].peer, self.place_of(entry.partition)) else {
+            return;
+        };
+        let held = &mut self.held[place];
+        let Some(down) = held.down.as_mut().filter(|down| down.lane == Some(lane)) else { return };
+        // C4: of another epoch it says nothing here.
+        if entry.epoch != held.chain.epoch || down.next.is_none() {
+            return;
+        }
+        if down.joiner {
+            // Nobody waits for it, but what it has is kept no longer.
+            if (down.kept..=held.replica.lsn()).contains(&entry.acked_lsn) {
+                down.kept = entry.acked_lsn;
+                held.replica.keep_after(Some(entry.acked_lsn));
+            }
+        } else if held.replica.acked(entry.acked_lsn).is_err() {
+            return self.cut(at);
+        }
+        self.ask_for_dropped(place, now);
+        self.touch(place);
+    }
+}
