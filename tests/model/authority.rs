@@ -6,20 +6,20 @@ use super::faults::Fault;
 use super::message::Chain;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Authority {
-    pub chain: Chain,
+pub(crate) struct Authority {
+    pub(crate) chain: Chain,
     /// Sessions there are.
-    pub sessions: Vec<SessionId>,
-    pub ended: Vec<SessionId>,
+    pub(crate) sessions: Vec<SessionId>,
+    pub(crate) ended: Vec<SessionId>,
     /// The newest there ever was.
-    pub last_session: SessionId,
+    pub(crate) last_session: SessionId,
     /// One that begins, and the nodes that have not said yet that they know.
-    pub beginning: Option<(SessionId, Vec<u8>)>,
+    pub(crate) beginning: Option<(SessionId, Vec<u8>)>,
 }
 
 impl Authority {
     /// A node knows a session, or is dead. Gives the session once all know.
-    pub fn knows(&mut self, node: u8) -> Option<SessionId> {
+    pub(crate) fn knows(&mut self, node: u8) -> Option<SessionId> {
         let (session, waiting) = self.beginning.as_mut()?;
         let session = *session;
         waiting.retain(|&other| other != node);
@@ -30,16 +30,16 @@ impl Authority {
         Some(session)
     }
 
-    pub fn involves(&self, node: u8) -> bool {
+    pub(crate) fn involves(&self, node: u8) -> bool {
         self.chain.members.contains(&node) || self.chain.joiner == Some(node)
     }
 
     /// Whether `node` can go: as long as a survivor stays (C7).
-    pub fn can_remove(&self, node: u8) -> bool {
+    pub(crate) fn can_remove(&self, node: u8) -> bool {
         self.involves(node) && self.chain.survivors().iter().any(|&member| member != node)
     }
 
-    pub fn remove(&mut self, node: u8) {
+    pub(crate) fn remove(&mut self, node: u8) {
         let chain = &mut self.chain;
         if chain.joiner == Some(node) {
             chain.joiner = None;
@@ -50,17 +50,17 @@ impl Authority {
         chain.epoch = chain.epoch.next();
     }
 
-    pub fn can_join(&self, node: u8) -> bool {
+    pub(crate) fn can_join(&self, node: u8) -> bool {
         !self.involves(node) && self.chain.joiner.is_none() && !self.chain.unsynced
     }
 
-    pub fn join(&mut self, node: u8) {
+    pub(crate) fn join(&mut self, node: u8) {
         self.chain.joiner = Some(node);
         self.chain.epoch = self.chain.epoch.next();
     }
 
     /// A joiner has everything, or a new tail what its predecessor had. Whether clients and nodes have to hear.
-    pub fn synced(&mut self, node: u8, fault: Fault) -> bool {
+    pub(crate) fn synced(&mut self, node: u8, fault: Fault) -> bool {
         let chain = &mut self.chain;
         if chain.joiner == Some(node) {
             chain.joiner = None;

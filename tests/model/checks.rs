@@ -6,13 +6,13 @@ use super::client::{Client, Fate, Reading};
 use super::world::World;
 
 /// Good pushes that a client knows as replicated.
-pub fn acked_of(client: &Client) -> impl Iterator<Item = u16> + '_ {
+pub(crate) fn acked_of(client: &Client) -> impl Iterator<Item = u16> + '_ {
     let known = client.work.iter().zip(&client.fates);
     known.filter(|(_, fate)| **fate == Fate::Acked).map(|(&(id, _), _)| id)
 }
 
 /// After every event.
-pub fn safety(world: &World) -> Result<(), String> {
+pub(crate) fn safety(world: &World) -> Result<(), String> {
     for node in &world.nodes {
         if let Some(why) = &node.broken {
             return Err(format!("server {}: {why}", node.id));
@@ -104,7 +104,7 @@ fn clients_know(client: &Client, world: &World) -> Result<(), String> {
 
 /// C5: an answer to a strong read contains all that was acknowledged before it began; later reads see no less than
 /// earlier ones, in the same order; and an answer that contains a push contains all that was acknowledged before that.
-pub fn linearizable(
+pub(crate) fn linearizable(
     reading: &Reading,
     rows: &[u16],
     longest: &[u16],
@@ -130,7 +130,7 @@ pub fn linearizable(
 }
 
 /// Nothing is left to happen: everybody is done, and nothing is kept.
-pub fn done(world: &World) -> Result<(), String> {
+pub(crate) fn done(world: &World) -> Result<(), String> {
     if let Some(why) = &world.wrong {
         return Err(why.clone());
     }

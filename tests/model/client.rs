@@ -8,39 +8,39 @@ use super::message::{Chain, Message, Push, Reason};
 
 /// What became of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fate {
+pub(crate) enum Fate {
     Acked,
     Refused(RefusalCode),
 }
 
 /// A strong read under way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Reading {
-    pub read: u16,
+pub(crate) struct Reading {
+    pub(crate) read: u16,
     /// Pushes that were acknowledged before it began, to anybody.
-    pub acked_before: Vec<u16>,
+    pub(crate) acked_before: Vec<u16>,
     /// Reads that had ended before it began: how many rows the longest saw.
-    pub seen_before: usize,
+    pub(crate) seen_before: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Client {
-    pub session: SessionId,
+pub(crate) struct Client {
+    pub(crate) session: SessionId,
     /// The map it knows.
-    pub chain: Chain,
+    pub(crate) chain: Chain,
     /// (id, whether it is bad), in order.
-    pub work: Vec<(u16, bool)>,
-    pub fates: Vec<Fate>,
+    pub(crate) work: Vec<(u16, bool)>,
+    pub(crate) fates: Vec<Fate>,
     /// Its session has begun.
-    pub started: bool,
-    pub ended: bool,
+    pub(crate) started: bool,
+    pub(crate) ended: bool,
     /// The head it knows is none, or not yet.
-    pub waits: bool,
+    pub(crate) waits: bool,
     /// A server waits for what this client knows as replicated.
-    pub lost: bool,
-    pub reading: Option<Reading>,
-    pub reads_left: u16,
-    pub window: usize,
+    pub(crate) lost: bool,
+    pub(crate) reading: Option<Reading>,
+    pub(crate) reads_left: u16,
+    pub(crate) window: usize,
     next: usize,
     attempt: u32,
     /// Sequences given to pushes that already had one; only by a fault.
@@ -48,7 +48,13 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(session: SessionId, chain: Chain, work: Vec<(u16, bool)>, window: usize, reads: u16) -> Self {
+    pub(crate) fn new(
+        session: SessionId,
+        chain: Chain,
+        work: Vec<(u16, bool)>,
+        window: usize,
+        reads: u16,
+    ) -> Self {
         Self {
             session,
             chain,
@@ -67,7 +73,7 @@ impl Client {
         }
     }
 
-    pub fn can_send(&self) -> bool {
+    pub(crate) fn can_send(&self) -> bool {
         self.started
             && !self.ended
             && !self.waits
@@ -75,15 +81,15 @@ impl Client {
             && self.next < self.fates.len() + self.window
     }
 
-    pub fn awaits_outcome(&self) -> bool {
+    pub(crate) fn awaits_outcome(&self) -> bool {
         self.next > self.fates.len()
     }
 
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.ended || self.fates.len() == self.work.len()
     }
 
-    pub fn send(&mut self) -> Push {
+    pub(crate) fn send(&mut self) -> Push {
         let (id, bad) = self.work[self.next];
         self.next += 1;
         Push {
@@ -98,7 +104,7 @@ impl Client {
     }
 
     /// Everything that is not resolved goes out again.
-    pub fn rewind(&mut self, fault: Fault) {
+    pub(crate) fn rewind(&mut self, fault: Fault) {
         if fault == Fault::ClientRenumbers {
             self.renumbered += (self.next - self.fates.len()) as u64;
         }
@@ -107,7 +113,7 @@ impl Client {
         self.waits = false;
     }
 
-    pub fn receive(&mut self, message: Message, fault: Fault) {
+    pub(crate) fn receive(&mut self, message: Message, fault: Fault) {
         match message {
             Message::Map { chain } => {
                 let is_new = chain.epoch > self.chain.epoch;

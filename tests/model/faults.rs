@@ -1,7 +1,7 @@
 //! What could be wrong around a replica: each breaks one rule of the design.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fault {
+pub(crate) enum Fault {
     None,
     /// C2: the head does not wait for its successors.
     HeadAcknowledgesAlone,
@@ -44,7 +44,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::HeadAcknowledgesAlone,
         Self::MiddleAcknowledgesAlone,
         Self::TailAcknowledgesAhead,

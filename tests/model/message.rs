@@ -9,7 +9,7 @@ use gradwire::wire::ids::{Epoch, Lsn, Sequence, SessionId};
 
 /// A process of the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Who {
+pub(crate) enum Who {
     Coordinator,
     Node(u8),
     Client(u8),
@@ -17,21 +17,21 @@ pub enum Who {
 
 /// A version of the partition's chain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Chain {
-    pub epoch: Epoch,
+pub(crate) struct Chain {
+    pub(crate) epoch: Epoch,
     /// Head first.
-    pub members: Vec<u8>,
-    pub joiner: Option<u8>,
+    pub(crate) members: Vec<u8>,
+    pub(crate) joiner: Option<u8>,
     /// The last member has joined and is no survivor yet.
-    pub unsynced: bool,
+    pub(crate) unsynced: bool,
 }
 
 impl Chain {
-    pub fn head(&self) -> u8 {
+    pub(crate) fn head(&self) -> u8 {
         self.members[0]
     }
 
-    pub fn tail(&self) -> u8 {
+    pub(crate) fn tail(&self) -> u8 {
         self.members[self.members.len() - 1]
     }
 
@@ -39,7 +39,7 @@ impl Chain {
         self.members.iter().position(|&member| member == node)
     }
 
-    pub fn predecessor(&self, node: u8) -> Option<u8> {
+    pub(crate) fn predecessor(&self, node: u8) -> Option<u8> {
         if self.joiner == Some(node) {
             return Some(self.tail());
         }
@@ -47,44 +47,44 @@ impl Chain {
     }
 
     /// The next member, or who joins behind the tail.
-    pub fn downstream(&self, node: u8) -> Option<u8> {
+    pub(crate) fn downstream(&self, node: u8) -> Option<u8> {
         self.members.get(self.place(node)? + 1).copied().or(self.joiner)
     }
 
     /// Members that count: with one of them all is left.
-    pub fn survivors(&self) -> &[u8] {
+    pub(crate) fn survivors(&self) -> &[u8] {
         &self.members[..self.members.len() - usize::from(self.unsynced)]
     }
 }
 
 /// What a node is told of the chain, and of the sessions that a new head has to know (C0).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Hold {
-    pub chain: Chain,
+pub(crate) struct Hold {
+    pub(crate) chain: Chain,
     /// Those there are.
-    pub sessions: Vec<SessionId>,
+    pub(crate) sessions: Vec<SessionId>,
     /// The newest that ever was, when this was said. One above has begun later, and is no business of this message.
-    pub last_session: SessionId,
+    pub(crate) last_session: SessionId,
     /// The node gets its lease back.
-    pub renews: bool,
+    pub(crate) renews: bool,
 }
 
 /// A push as its client sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Push {
-    pub session: SessionId,
-    pub sequence: Sequence,
-    pub epoch: Epoch,
-    pub resolved: Sequence,
-    pub attempt: u32,
+pub(crate) struct Push {
+    pub(crate) session: SessionId,
+    pub(crate) sequence: Sequence,
+    pub(crate) epoch: Epoch,
+    pub(crate) resolved: Sequence,
+    pub(crate) attempt: u32,
     /// What the store must see once.
-    pub id: u16,
+    pub(crate) id: u16,
     /// The store refuses it.
-    pub bad: bool,
+    pub(crate) bad: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Message {
+pub(crate) enum Message {
     // Coordinator to nodes and clients.
     Hold(Hold),
     Begin {
@@ -159,7 +159,7 @@ pub enum Message {
 
 /// Of a retry, what a client has to tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
+pub(crate) enum Reason {
     Gap {
         expected: Sequence,
     },
@@ -181,12 +181,12 @@ impl From<RetryReason> for Reason {
 
 /// What is on its way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Network {
+pub(crate) struct Network {
     lanes: BTreeMap<(Who, Who), VecDeque<Message>>,
 }
 
 impl Network {
-    pub fn send(&mut self, from: Who, to: Who, message: Message) {
+    pub(crate) fn send(&mut self, from: Who, to: Who, message: Message) {
         let lane = self.lanes.entry((from, to)).or_default();
         // State blocks and maps are absolute: the newest wins.
         match (&message, lane.back()) {
@@ -201,11 +201,11 @@ impl Network {
     }
 
     /// Who has something for whom.
-    pub fn busy(&self) -> impl Iterator<Item = (Who, Who)> + '_ {
+    pub(crate) fn busy(&self) -> impl Iterator<Item = (Who, Who)> + '_ {
         self.lanes.keys().copied()
     }
 
-    pub fn take(&mut self, from: Who, to: Who) -> Option<Message> {
+    pub(crate) fn take(&mut self, from: Who, to: Who) -> Option<Message> {
         let lane = self.lanes.get_mut(&(from, to))?;
         let message = lane.pop_front();
         if lane.is_empty() {
@@ -214,12 +214,12 @@ impl Network {
         message
     }
 
-    pub fn cut(&mut self, from: Who, to: Who) {
+    pub(crate) fn cut(&mut self, from: Who, to: Who) {
         self.lanes.remove(&(from, to));
     }
 
     /// Nothing reaches a dead process; what it had sent may still arrive.
-    pub fn cut_all_to(&mut self, to: Who) {
+    pub(crate) fn cut_all_to(&mut self, to: Who) {
         self.lanes.retain(|&(_, other), _| other != to);
     }
 }

@@ -24,21 +24,21 @@ enum Lane {
 }
 
 #[derive(Clone, Debug)]
-pub struct Node {
-    pub id: u8,
-    pub up: bool,
+pub(crate) struct Node {
+    pub(crate) id: u8,
+    pub(crate) up: bool,
     /// Whether it may answer strong reads.
-    pub lease: bool,
-    pub chain: Chain,
+    pub(crate) lease: bool,
+    pub(crate) chain: Chain,
     /// None of a joiner that waits for its copy.
-    pub replica: Option<Replica>,
+    pub(crate) replica: Option<Replica>,
     /// The rows: pushes in the order in which they were applied.
-    pub rows: Vec<u16>,
+    pub(crate) rows: Vec<u16>,
     /// Something that must never happen did.
-    pub broken: Option<String>,
+    pub(crate) broken: Option<String>,
     /// Whether batches are sealed at once, and whether one is open.
     seals_at_once: bool,
-    pub is_open: bool,
+    pub(crate) is_open: bool,
     lane: Lane,
     /// What it had ordered or applied when it confirmed the epoch.
     confirmed_at: Lsn,
@@ -53,7 +53,7 @@ pub struct Node {
 }
 
 /// Messages to send.
-pub type Sends = Vec<(Who, Message)>;
+pub(crate) type Sends = Vec<(Who, Message)>;
 
 fn client_of(session: SessionId) -> Who {
     Who::Client((session.0 - 1) as u8)
@@ -69,7 +69,7 @@ fn position_in(chain: &Chain, node: u8) -> Position {
 }
 
 impl Node {
-    pub fn new(id: u8, seals_at_once: bool) -> Self {
+    pub(crate) fn new(id: u8, seals_at_once: bool) -> Self {
         let chain = Chain { epoch: Epoch(0), members: vec![u8::MAX], joiner: None, unsynced: false };
         Self {
             id,
@@ -92,7 +92,7 @@ impl Node {
     }
 
     /// Of the first chain, whose members begin empty.
-    pub fn begin(&mut self, chain: &Chain) {
+    pub(crate) fn begin(&mut self, chain: &Chain) {
         let mut config = self.config();
         config.position = position_in(chain, self.id);
         self.replica = Replica::new(config).ok();
@@ -108,7 +108,7 @@ impl Node {
     }
 
     /// Everything needed to tell two states apart, computed after each step.
-    pub fn settle_digest(&mut self) {
+    pub(crate) fn settle_digest(&mut self) {
         let mut hasher = DefaultHasher::new();
         (self.id, self.up, self.lease, &self.chain, &self.rows, self.is_open).hash(&mut hasher);
         (self.lane_number(), self.confirmed_at, self.link, self.synced_from).hash(&mut hasher);
@@ -130,7 +130,7 @@ impl Node {
         self.digest = hasher.finish();
     }
 
-    pub fn digest(&self) -> u64 {
+    pub(crate) fn digest(&self) -> u64 {
         self.digest
     }
 
@@ -142,7 +142,7 @@ impl Node {
         }
     }
 
-    pub fn receive(&mut self, from: Who, message: Message, fault: Fault, out: &mut Sends) {
+    pub(crate) fn receive(&mut self, from: Who, message: Message, fault: Fault, out: &mut Sends) {
         match (from, message) {
             (_, Message::Hold(hold)) => self.on_hold(hold, fault, out),
             (_, Message::Begin { session }) => {
@@ -213,7 +213,7 @@ impl Node {
     }
 
     /// The first word on a lane to whoever is next.
-    pub fn open_lane(&mut self, out: &mut Sends) {
+    pub(crate) fn open_lane(&mut self, out: &mut Sends) {
         if let Some(next) = self.chain.downstream(self.id) {
             self.lane = Lane::Linking;
             let (epoch, ordered) = (self.chain.epoch, self.confirmed_at);
@@ -222,7 +222,7 @@ impl Node {
         }
     }
 
-    pub fn speaks_to(&self, other: u8) -> bool {
+    pub(crate) fn speaks_to(&self, other: u8) -> bool {
         self.up && self.chain.downstream(self.id) == Some(other)
     }
 
@@ -440,7 +440,7 @@ impl Node {
         }
     }
 
-    pub fn seal(&mut self, fault: Fault, out: &mut Sends) {
+    pub(crate) fn seal(&mut self, fault: Fault, out: &mut Sends) {
         self.is_open = false;
         if let Some(replica) = &mut self.replica {
             replica.seal();

@@ -14,35 +14,35 @@ use super::node::{Node, Sends};
 
 /// How large, and what may go wrong how often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Size {
-    pub nodes: u8,
+pub(crate) struct Size {
+    pub(crate) nodes: u8,
     /// The first chain has so many.
-    pub members: u8,
-    pub clients: u8,
+    pub(crate) members: u8,
+    pub(crate) clients: u8,
     /// Of them, those that begin later.
-    pub late: u8,
-    pub pushes: u16,
+    pub(crate) late: u8,
+    pub(crate) pushes: u16,
     /// Every so many-th push is refused by the store; 0: none.
-    pub bad_every: u16,
-    pub window: usize,
-    pub reads: u16,
-    pub seals_at_once: bool,
-    pub budget: Budget,
+    pub(crate) bad_every: u16,
+    pub(crate) window: usize,
+    pub(crate) reads: u16,
+    pub(crate) seals_at_once: bool,
+    pub(crate) budget: Budget,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Budget {
-    pub crashes: u8,
-    pub suspicions: u8,
-    pub joins: u8,
-    pub resends: u8,
-    pub cuts: u8,
-    pub ends: u8,
+pub(crate) struct Budget {
+    pub(crate) crashes: u8,
+    pub(crate) suspicions: u8,
+    pub(crate) joins: u8,
+    pub(crate) resends: u8,
+    pub(crate) cuts: u8,
+    pub(crate) ends: u8,
 }
 
 /// What may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Event {
+pub(crate) enum Event {
     /// The oldest message between the two arrives.
     Deliver(Who, Who),
     Begin(u8),
@@ -66,27 +66,27 @@ pub enum Event {
 
 impl Event {
     /// Whether it is nobody's plan.
-    pub fn is_trouble(self) -> bool {
+    pub(crate) fn is_trouble(self) -> bool {
         use Event::{Crash, Cut, End, Join, Resend, Suspect};
         matches!(self, Crash(_) | Suspect(_) | Join(_) | Resend(_) | Cut(..) | End(_))
     }
 }
 
 #[derive(Clone, Debug)]
-pub struct World {
-    pub size: Size,
-    pub fault: Fault,
-    pub nodes: Vec<Arc<Node>>,
-    pub clients: Vec<Client>,
-    pub authority: Authority,
-    pub network: Network,
-    pub budget: Budget,
+pub(crate) struct World {
+    pub(crate) size: Size,
+    pub(crate) fault: Fault,
+    pub(crate) nodes: Vec<Arc<Node>>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) authority: Authority,
+    pub(crate) network: Network,
+    pub(crate) budget: Budget,
     /// The longest answer to a strong read so far: all answers are prefixes of each other.
-    pub longest_read: Vec<u16>,
+    pub(crate) longest_read: Vec<u16>,
     /// For each push in flight or done, what was acknowledged to anybody before it was first sent.
-    pub sent_after: Vec<(u16, Vec<u16>)>,
+    pub(crate) sent_after: Vec<(u16, Vec<u16>)>,
     /// The first thing that went wrong.
-    pub wrong: Option<String>,
+    pub(crate) wrong: Option<String>,
 }
 
 impl PartialEq for World {
@@ -106,7 +106,7 @@ impl Hash for World {
 }
 
 impl World {
-    pub fn new(size: Size, fault: Fault) -> Self {
+    pub(crate) fn new(size: Size, fault: Fault) -> Self {
         let members: Vec<u8> = (0..size.members).collect();
         let chain = Chain { epoch: Epoch(1), members, joiner: None, unsynced: false };
         let all: Vec<SessionId> = (1..=u64::from(size.clients)).map(SessionId).collect();
@@ -164,7 +164,7 @@ impl World {
     }
 
     /// Everything that may happen now.
-    pub fn events(&self, events: &mut Vec<Event>) {
+    pub(crate) fn events(&self, events: &mut Vec<Event>) {
         if self.wrong.is_some() {
             return;
         }
@@ -234,7 +234,7 @@ impl World {
         survivors.filter(|&member| self.nodes[member as usize].up)
     }
 
-    pub fn happen(&mut self, event: Event) {
+    pub(crate) fn happen(&mut self, event: Event) {
         match event {
             Event::Deliver(from, to) => self.deliver(from, to),
             Event::Begin(index) => self.begin(index),
@@ -335,22 +335,16 @@ impl World {
 
     fn at_coordinator(&mut self, from: Who, message: &Message) {
         let Who::Node(from) = from else { return };
+        let now = self.authority.chain.epoch;
+        let begins = self.authority.beginning.as_ref().map(|&(session, _)| session);
         match *message {
-            Message::Synced { epoch } if epoch == self.authority.chain.epoch => {
-                if self.authority.synced(from, self.fault) {
-                    self.publish(None);
-                }
+            Message::Synced { epoch } if epoch == now && self.authority.synced(from, self.fault) => {
+                self.publish(None);
             }
-            Message::Begun { session }
-                if self.authority.beginning.as_ref().is_some_and(|&(of, _)| of == session) =>
-            {
-                self.knows(from);
+            Message::Leave { epoch, node } if epoch == now && self.authority.can_remove(node) => {
+                self.remove(node);
             }
-            Message::Leave { epoch, node } if epoch == self.authority.chain.epoch => {
-                if self.authority.can_remove(node) {
-                    self.remove(node);
-                }
-            }
+            Message::Begun { session } if begins == Some(session) => self.knows(from),
             _ => {}
         }
     }
