@@ -279,6 +279,15 @@ impl ServerProcess {
     }
 }
 
+/// What the coordinator said, in its order.
+enum Task {
+    /// To be done and answered on that connection.
+    Ask(u64, Ask, Arc<Connection>),
+    /// The lease goes on. Only behind what was asked before: who was taken out of a chain and slept through it must not
+    /// answer for that chain once more (C5).
+    Renewed { sent_us: u64, lasts: Duration },
+}
+
 /// A connection on which the coordinator has said welcome.
 struct Found {
     connection: Arc<Connection>,
@@ -395,7 +404,7 @@ impl Shared {
         &self,
         found: &mut Found,
         allegiance: &mut Allegiance,
-        asks: &Sender<(u64, Ask, Arc<Connection>)>,
+        tasks: &Sender<Task>,
     ) -> ConnectionError {
         let mut beat = Instant::now();
         loop {
@@ -421,9 +430,11 @@ impl Shared {
             match received.message {
                 FromCoordinator::Ask { id, ask } => {
                     // The doer outlives this loop.
-                    asks.send((id, ask, Arc::clone(&found.connection))).ok();
+                    tasks.send(Task::Ask(id, ask, Arc::clone(&found.connection))).ok();
                 }
-                FromCoordinator::Renewed { sent_us } => self.lease.renewed(sent_us, found.lease),
+                FromCoordinator::Renewed { sent_us } => {
+                    tasks.send(Task::Renewed { sent_us, lasts: found.lease }).ok();
+                }
                 FromCoordinator::Refused { reason } => return ConnectionError::Refused { reason },
                 _ => {}
             }
@@ -445,8 +456,15 @@ impl Shared {
     }
 
     /// Does what is asked, in order; the answer goes back on the connection the ask came on.
-    fn carry_out(&self, to_do: &Receiver<(u64, Ask, Arc<Connection>)>) {
-        for (id, ask, connection) in to_do {
+    fn carry_out(&self, to_do: &Receiver<Task>) {
+        for task in to_do {
+            let (id, ask, connection) = match task {
+                Task::Ask(id, ask, connection) => (id, ask, connection),
+                Task::Renewed { sent_us, lasts } => {
+                    self.lease.renewed(sent_us, lasts);
+                    continue;
+                }
+            };
             if !self.take_up(&ask, &connection) {
                 continue;
             }

@@ -164,10 +164,14 @@ impl Coordinator {
         (partition, epoch, shard): (PartitionId, Epoch, ShardId),
         reason: &str,
     ) {
-        if self.chains.server_of(shard) != Some(server) {
-            return;
-        }
         let chain = self.chains.of(partition).filter(|chain| chain.epoch == epoch);
+        // Its own replica, or a neighbour's that it cannot serve.
+        let concerned =
+            |chain: &&PartitionChain| chain.everyone().any(|one| self.chains.server_of(one) == Some(server));
+        let (Some(chain), Some(server)) = (chain.filter(concerned), self.chains.server_of(shard)) else {
+            return;
+        };
+        let chain = Some(chain);
         let Some(chain) = chain.filter(|chain| chain.everyone().any(|one| one == shard)).cloned() else {
             return;
         };

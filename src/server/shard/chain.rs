@@ -98,7 +98,10 @@ impl Held {
     /// Takes up a newer version of its chain as a member; rows, sessions and log stay.
     pub(super) fn take_up(&mut self, chain: &PartitionChain, own: ShardId, position: Position) {
         self.replica.reconfigure(chain.epoch, position);
-        self.replica.keep_after(None);
+        if position.tails() {
+            // A joiner that became a member may still lack what is acknowledged: its own acknowledgements end that.
+            self.replica.keep_after(None);
+        }
         self.chain = chain.clone();
         (self.up, self.told, self.owed, self.reported) = (None, None, None, false);
         (self.gap_told, self.full) = (false, false);

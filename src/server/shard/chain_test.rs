@@ -272,7 +272,9 @@ impl World {
             let header = Header { epoch: self.chain.epoch, request: RequestId(9), ..request.header };
             self.write(lane, header, &request.payload());
             let reply = loop {
-                self.nodes.values_mut().for_each(|node| drop(node.shard.turn(Instant::now())));
+                for node in self.nodes.values_mut() {
+                    node.shard.turn(Instant::now());
+                }
                 self.client.poll(&mut Vec::new());
                 if self.client.peek(lane).is_some_and(|header| header.kind == Kind::PullReply) {
                     let header = self.client.peek(lane).unwrap();
@@ -331,6 +333,11 @@ impl World {
         self.change(&members, Some(number), false);
         let synced = |world: &Self| world.synced.contains(&(ShardId(number), world.chain.epoch));
         self.until("a copy is complete", synced);
+        // Acknowledged by the old members, while the joiner lacks it: the new epoch finds it there.
+        self.push(&[1, 2, 3], KeyForm::Inline);
+        for member in &members {
+            self.nodes.get_mut(member).unwrap().shard.turn(Instant::now());
+        }
         let members: Vec<u32> = members.into_iter().chain([number]).collect();
         self.change(&members, None, true);
         self.until("a new tail has everything", synced);

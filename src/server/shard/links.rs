@@ -166,6 +166,17 @@ impl<F: Fabric> Shard<F> {
         }
     }
 
+    /// Nobody waits for a joiner: one for whom the log fills up begins again later.
+    pub(super) fn give_up_joiner(&mut self, place: usize) {
+        let held = &mut self.held[place];
+        let Some(down) = held.down.as_mut().filter(|down| down.joiner && down.next.is_some()) else { return };
+        (down.next, down.copy) = (None, None);
+        let (partition, epoch, shard) = (held.partition, held.chain.epoch, down.shard);
+        held.replica.keep_after(None);
+        let reason = "its copy is slower than the pushes that go on".to_owned();
+        self.notify(Notice::Leave { partition, epoch, shard, reason });
+    }
+
     /// Says that a replica here cannot go on.
     pub(super) fn leave(&self, held: &mut Held, reason: &str) {
         if !std::mem::replace(&mut held.left, true) {

@@ -99,7 +99,13 @@ impl<F: Fabric> Shard<F> {
         match held.replica.admit(head) {
             Admission::Retry(crate::chain::RetryReason::LogFull) => {
                 held.settle();
-                held.replica.admit(head)
+                match held.replica.admit(head) {
+                    Admission::Retry(crate::chain::RetryReason::LogFull) if held.down.is_some() => {
+                        self.give_up_joiner(place);
+                        self.held[place].replica.admit(head)
+                    }
+                    admission => admission,
+                }
             }
             admission => admission,
         }
