@@ -433,7 +433,7 @@ impl Coordinator {
             let least = chain.members.iter().copied().min_by_key(|shard| self.chains.heads(*shard))?;
             let head = *chain.members.first()?;
             let worth = self.chains.heads(least) + 1 < self.chains.heads(head);
-            worth.then(|| (PartitionId(at as u32), head, least))
+            worth.then_some((PartitionId(at as u32), head, least))
         });
         let Some((partition, old, new)) = better else {
             self.balanced = Some(version);

@@ -231,10 +231,10 @@ impl Coordinator {
 
     /// The map for one client that just came; it gets the next one otherwise.
     pub(super) fn publish_to(&mut self, connection: super::ConnectionId) {
-        if self.published == Some(self.chains.map().version) {
-            if let Some((map, servers)) = self.newest.clone() {
-                self.send(connection, FromCoordinator::Map { map, servers });
-            }
+        if self.published == Some(self.chains.map().version)
+            && let Some((map, servers)) = self.newest.clone()
+        {
+            self.send(connection, FromCoordinator::Map { map, servers });
         }
     }
 }

@@ -77,7 +77,7 @@ impl<F: Fabric> Shard<F> {
             if fabric.credit(lane) < 2 * fabric.max_record(lane) {
                 return (moved > 0, false);
             }
-            let (header, body, parts, next): (Header, Vec<u8>, (Vec<u64>, Vec<u32>), Step) =
+            let (header, body, parts, next): (Header, Vec<u8>, Rows32, Step) =
                 match (copy.is_before_batches(), copy.tables.front().copied()) {
                     (true, _) => {
                         let from = copy.next_piece as usize * PIECE_BYTES;
@@ -148,6 +148,9 @@ impl<F: Fabric> Shard<F> {
         (true, false)
     }
 }
+
+/// Keys, and their rows as words.
+type Rows32 = (Vec<u64>, Vec<u32>);
 
 /// What a piece that was sent has done.
 enum Step {

@@ -210,8 +210,11 @@ impl<F: Fabric> Shard<F> {
     }
 }
 
+/// Tables of a copy.
+type Tables = Vec<(TableId, TableSchema)>;
+
 /// Tables and the replica's own state.
-fn split_meta(mut meta: &[u8]) -> Result<(Vec<(TableId, TableSchema)>, &[u8]), Stop> {
+fn split_meta(mut meta: &[u8]) -> Result<(Tables, &[u8]), Stop> {
     const CUT: &str = "the copy's state is cut short";
     let word = |meta: &mut &[u8]| -> Result<u32, Stop> {
         let (word, rest) = meta.split_first_chunk::<4>().ok_or_else(|| CUT.to_owned())?;

@@ -68,7 +68,7 @@ fn a_silent_server_is_suspected_and_told_so_when_it_wakes() {
     world.pass(wait(300), &[]);
     assert!(!world.machine.chains.holds(world.servers[2].identity.unwrap().0));
     assert!(!world.servers[2].replicas.is_empty(), "it does not know yet");
-    assert!(world.status_of_all(client).iter().any(|state| *state == ServerState::Silent));
+    assert!(world.status_of_all(client).contains(&ServerState::Silent));
     world.servers[2].stopped = false;
     world.pass(wait(2000), &[]);
     world.check_agreement();
