@@ -48,7 +48,7 @@ pub(super) enum Fit {
 }
 
 /// See the module. Offsets are in bytes, multiples of 8.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Log {
     /// u64 so that batches are 8-aligned.
     words: Box<[u64]>,

@@ -38,6 +38,8 @@ mod model_client;
 mod model_test;
 #[cfg(test)]
 mod replica_test;
+#[cfg(test)]
+mod successor_test;
 
 pub use admission::{AckError, Admission, ControlEntry, Outcome, PushHead, RetryReason, Verdict};
 pub use batch::{

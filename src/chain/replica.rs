@@ -82,8 +82,8 @@ impl LogSlot {
     }
 }
 
-/// See [`super`].
-#[derive(Debug)]
+/// See [`super`]. A clone is a replica of its own: model checkers go back to earlier states.
+#[derive(Clone, Debug)]
 pub struct Replica {
     pub(super) partition: PartitionId,
     pub(super) epoch: Epoch,

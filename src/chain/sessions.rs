@@ -92,7 +92,7 @@ pub struct SessionStatus<'a> {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Sessions {
     live: BTreeMap<SessionId, Session>,
     ended: IdRanges,

@@ -37,6 +37,9 @@ pub(super) enum Command {
     Up(UpArgs),
     /// Show how a cluster stands; exit 1 unless it is complete
     Status(StatusArgs),
+    /// Move everything off a server, so that it can be stopped
+    #[command(arg_required_else_help = true)]
+    Drain(DrainArgs),
     /// Measure what this machine does
     #[command(arg_required_else_help = true)]
     Bench {
@@ -205,6 +208,9 @@ impl From<FabricName> for FabricChoice {
     }
 }
 
+/// Most copies of a partition: every push travels through all of them, one after the other.
+const MOST_REPLICAS: u32 = 16;
+
 #[derive(Debug, Group)]
 pub(super) struct CoordinatorArgs {
     /// Where servers, workers and status come; port 0 picks a free one, and the first line printed is the address
@@ -283,6 +289,22 @@ pub(super) struct UpArgs {
     /// Where the coordinator's store and the processes' messages go [default: a temporary directory]
     #[arg(long, value_name = "DIR")]
     pub(super) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct DrainArgs {
+    /// The server, as status names it
+    #[arg(value_name = "SERVER_ID")]
+    pub(super) server: u32,
+    /// The coordinators
+    #[arg(long, value_name = "HOST:PORT[,HOST:PORT…]", value_parser = addresses)]
+    pub(super) cluster: String,
+    /// How long to wait for it
+    #[arg(long, value_name = "S", default_value_t = 3600.0, value_parser = seconds)]
+    pub(super) timeout: f64,
+    /// How long to look for the coordinator
+    #[arg(long, value_name = "S", default_value_t = 5.0, value_parser = seconds)]
+    pub(super) connect_timeout: f64,
 }
 
 #[derive(Debug, Group)]
@@ -485,13 +507,8 @@ fn store(text: &str) -> Result<PathBuf, String> {
 }
 
 fn replicas(text: &str) -> Result<u32, String> {
-    match text.parse::<u32>() {
-        Ok(1) => Ok(1),
-        Ok(0) | Err(_) => Err("give the number of copies, 1".to_owned()),
-        Ok(_) => {
-            Err("this build keeps one copy of each partition, chains of more come later; give 1".to_owned())
-        }
-    }
+    let copies = text.parse::<u32>().ok().filter(|copies| (1..=MOST_REPLICAS).contains(copies));
+    copies.ok_or_else(|| format!("give the number of copies, 1 to {MOST_REPLICAS}"))
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
@@ -565,6 +582,7 @@ mod tests {
         }
         assert_eq!(store("file:a:b"), Ok("a:b".into()));
         assert!(store("etcd:http://a").is_err() && store("file:").is_err() && store("dir").is_err());
-        assert!(replicas("1").is_ok() && replicas("2").is_err_and(|line| line.contains("one copy")));
+        assert_eq!((replicas("1"), replicas("2")), (Ok(1), Ok(2)));
+        assert!(replicas("0").is_err() && replicas("17").is_err());
     }
 }

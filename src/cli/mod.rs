@@ -11,6 +11,7 @@ mod args;
 mod bench;
 mod coordinator;
 mod data;
+mod drain;
 mod failure;
 mod job;
 mod predict;
@@ -60,6 +61,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Server(args) => server::run(&args),
         Command::Up(args) => up::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Drain(args) => drain::run(&args),
         Command::Bench { op } => bench::run(&op),
     }
 }

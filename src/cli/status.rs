@@ -70,6 +70,14 @@ fn table(out: &mut impl Write, status: &Status) -> io::Result<()> {
     let lag: u64 = status.chains.iter().filter_map(|chain| chain.lag).sum();
     let missing = status.chains.iter().filter(|chain| !chain.available).count();
     writeln!(out, "partitions   {}, unavailable {missing}, lag {lag}", status.chains.len())?;
+    for chain in status.chains.iter().filter(|chain| !chain.available) {
+        writeln!(
+            out,
+            "partition {:<2} unavailable (C7): its last copies were on {}",
+            chain.partition,
+            chain.chain.join(",")
+        )?;
+    }
     for table in &status.tables {
         writeln!(out, "table {:<6} {:<21} rows {}", table.table, table.name, table.rows)?;
     }
@@ -100,6 +108,7 @@ fn state_name(state: ServerState) -> &'static str {
         ServerState::Joining => "joining",
         ServerState::Serving => "serving",
         ServerState::Spare => "spare",
+        ServerState::Draining => "draining",
         ServerState::Silent => "silent",
         ServerState::Gone => "gone",
     }

@@ -45,6 +45,12 @@ impl Drop for Process {
 }
 
 pub(super) fn run(args: &UpArgs) -> Result<(), Failure> {
+    if u64::from(args.replicas) > args.servers {
+        return Err(Failure::usage(format!(
+            "--replicas {} needs as many servers, each has one copy of a partition; give --servers {0} or more",
+            args.replicas
+        )));
+    }
     let scratch = Scratch::new("up");
     let directory = args.dir.as_deref().unwrap_or(scratch.path());
     let store = directory.join("coordinator");

@@ -560,7 +560,7 @@ impl Shared {
                 }
                 FromCoordinator::Map { map, servers } => {
                     let version = map.version;
-                    self.lock().map = Some((Arc::new(map), servers));
+                    self.lock().map = Some((map, servers));
                     // After the map, so that who sees the version finds it; before the wakers, so that who wakes sees it.
                     self.map_version.store(version, Ordering::Relaxed);
                     self.lock().wakers.values().for_each(Waker::wake);

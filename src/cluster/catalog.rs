@@ -202,6 +202,18 @@ impl Catalog {
         self.tables.values().filter(|table| table.ready).map(|table| (table.id, &table.schema))
     }
 
+    /// The newest table there is or was.
+    #[must_use]
+    pub fn last_table(&self) -> TableId {
+        TableId(self.last_table)
+    }
+
+    /// The newest session there is or was.
+    #[must_use]
+    pub fn last_session(&self) -> SessionId {
+        SessionId(self.last_session)
+    }
+
     /// Sessions that have begun and not ended, rising.
     pub fn sessions(&self) -> impl Iterator<Item = SessionId> + '_ {
         self.live.iter().copied()

@@ -4,8 +4,8 @@ use core::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::place::place_chains;
 use crate::wire::ids::{Epoch, PartitionId, ShardId};
 
 /// The chain of one partition.
@@ -22,13 +22,28 @@ pub struct PartitionChain {
     /// survivor (C7).
     #[serde(default)]
     pub unsynced: bool,
+    /// The epoch under which the partition was last placed anew, with nothing in it: a replica that is held under an
+    /// older one is of no use to this chain, and its member begins empty like the others.
+    #[serde(default)]
+    pub began: Epoch,
 }
 
 impl PartitionChain {
-    /// A chain whose members all have everything.
+    /// A chain that begins under this epoch: its members have nothing, and that is everything.
     #[must_use]
     pub fn of(epoch: Epoch, members: Vec<ShardId>) -> Self {
-        Self { epoch, members, joiner: None, unsynced: false }
+        Self { epoch, members, joiner: None, unsynced: false, began: epoch }
+    }
+
+    /// Members that have everything; an unsynced tail is none of them.
+    #[must_use]
+    pub fn synced(&self) -> &[ShardId] {
+        &self.members[..self.members.len() - usize::from(self.unsynced)]
+    }
+
+    /// Members, then the joiner.
+    pub fn everyone(&self) -> impl Iterator<Item = ShardId> + '_ {
+        self.members.iter().copied().chain(self.joiner)
     }
 }
 
@@ -76,43 +91,29 @@ pub enum MapError {
         /// The number asked for.
         partitions: u32,
     },
+    /// A server holds one copy of a partition at most.
+    #[error(
+        "{replicas} copies of each partition on {servers} servers; choose 1 to as many copies as servers"
+    )]
+    Copies {
+        /// The number asked for.
+        replicas: u32,
+        /// Servers there are.
+        servers: usize,
+    },
 }
 
-/// Most partitions of a cluster.
-const MAX_PARTITIONS: u32 = 1 << 16;
-
 impl Map {
-    /// Places `partitions` on `shards`, by rendezvous hashing with bounded load.
-    ///
-    /// Every partition ranks the shards by a hash of both and takes the first that is not full, where full means one
-    /// more would make the shares differ by more than one. With as many partitions as shards each gets one.
+    /// Places one copy of each of `partitions` on `shards`, by rendezvous hashing with bounded load: shares differ by one
+    /// at most.
     ///
     /// # Errors
     /// No shards, or a number of partitions out of range.
     pub fn place(cluster_id: u64, partitions: u32, shards: Vec<ShardInfo>) -> Result<Self, MapError> {
-        if shards.is_empty() {
-            return Err(MapError::NoShards);
-        }
-        if partitions == 0 || partitions > MAX_PARTITIONS {
-            return Err(MapError::Partitions { partitions });
-        }
-        let share = partitions as usize / shards.len();
-        let mut extras = partitions as usize % shards.len();
-        let mut load = vec![0usize; shards.len()];
-        let mut chains = Vec::with_capacity(partitions as usize);
-        for partition in 0..partitions {
-            let open = |at: usize| load[at] < share || (load[at] == share && extras > 0);
-            let best = (0..shards.len())
-                .filter(|&at| open(at))
-                .max_by_key(|&at| (score(cluster_id, PartitionId(partition), shards[at].shard), at));
-            let Some(at) = best else { unreachable!("shares add up to the partitions") };
-            if load[at] == share {
-                extras -= 1;
-            }
-            load[at] += 1;
-            chains.push(PartitionChain::of(Epoch(1), vec![shards[at].shard]));
-        }
-        Ok(Self { version: 1, cluster_id, partitions: chains, shards })
+        let alone: Vec<Vec<ShardId>> = shards.iter().map(|info| vec![info.shard]).collect();
+        let chains = place_chains(cluster_id, partitions, 1, &alone)?;
+        let partitions = chains.into_iter().map(|members| PartitionChain::of(Epoch(1), members)).collect();
+        Ok(Self { version: 1, cluster_id, partitions, shards })
     }
 
     /// Number of partitions, fixed for the life of the cluster.
@@ -131,7 +132,7 @@ impl Map {
     #[must_use]
     pub fn roles_of(&self, shard: ShardId) -> Vec<Role> {
         let chains = (0..).map(PartitionId).zip(&self.partitions);
-        let own = chains.filter(|(_, chain)| chain.members.contains(&shard) || chain.joiner == Some(shard));
+        let own = chains.filter(|(_, chain)| chain.everyone().any(|other| other == shard));
         own.map(|(partition, chain)| Role { partition, chain: chain.clone() }).collect()
     }
 
@@ -143,14 +144,6 @@ impl Map {
             .filter(move |(_, chain)| chain.members.contains(&shard))
             .map(|(index, _)| PartitionId(index as u32))
     }
-}
-
-/// How much a partition likes a shard.
-fn score(cluster_id: u64, partition: PartitionId, shard: ShardId) -> u64 {
-    let mut pair = [0; 8];
-    pair[..4].copy_from_slice(&partition.0.to_le_bytes());
-    pair[4..].copy_from_slice(&shard.0.to_le_bytes());
-    xxh3_64_with_seed(&pair, cluster_id)
 }
 
 #[cfg(test)]

@@ -41,6 +41,22 @@ impl<'de> Deserialize<'de> for SchemaText {
     }
 }
 
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::cluster::Map;
+
+    pub(super) fn serialize<S: Serializer>(map: &Arc<Map>, to: S) -> Result<S::Ok, S::Error> {
+        (**map).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Map>, D::Error> {
+        Map::deserialize(from).map(Arc::new)
+    }
+}
+
 /// A host as seen from inside: memory can be shared between processes that give the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -183,6 +199,11 @@ pub enum Request {
         /// What.
         request: JobRequest,
     },
+    /// All partitions of a server on others, so that it can be stopped. Answered when it is so.
+    Drain {
+        /// Which server.
+        server: ServerId,
+    },
     /// How things stand.
     Status,
 }
@@ -324,8 +345,9 @@ pub enum FromCoordinator {
     },
     /// To clients: who holds what. Comes after the welcome once enough servers have joined, and with every change.
     Map {
-        /// The map.
-        map: Map,
+        /// The map; the same for all of them.
+        #[serde(with = "shared")]
+        map: Arc<Map>,
         /// The servers in it.
         servers: Vec<ServerEntry>,
     },

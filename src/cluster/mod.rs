@@ -19,6 +19,7 @@ pub mod coordinator;
 pub mod job;
 mod map;
 pub mod message;
+mod place;
 mod schema_bytes;
 mod status;
 pub mod store_file;

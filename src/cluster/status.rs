@@ -105,6 +105,8 @@ pub enum ServerState {
     Serving,
     /// It lives and holds no partition: it joined when there was data already.
     Spare,
+    /// Its partitions go to others; it can be stopped once it is in no chain.
+    Draining,
     /// It has not been heard of for a lease.
     Silent,
     /// Its process has ended; what only it held is unavailable (C7).

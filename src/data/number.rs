@@ -285,11 +285,11 @@ pub(super) fn long_index(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0, append).filter(|&index| index < u64::MAX)
 }
 
-/// The number that eight digits' values make: pairs, then fours, then all.
+/// The number that eight digits' values make: pairs, then fours, then all. Of other bytes it makes anything.
 #[inline(always)]
 fn eight_nibbles(eight: u64) -> u64 {
-    let pairs = (eight.wrapping_mul(10) + (eight >> 8)) & 0x00FF_00FF_00FF_00FF;
-    let fours = (pairs.wrapping_mul(100) + (pairs >> 16)) & 0x0000_FFFF_0000_FFFF;
+    let pairs = eight.wrapping_mul(10).wrapping_add(eight >> 8) & 0x00FF_00FF_00FF_00FF;
+    let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_FFFF_0000_FFFF;
     fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xFFFF_FFFF
 }
 

@@ -83,6 +83,7 @@ impl Coordinator {
             known.heard = self.clock;
         }
         self.pending.retain(|pending| pending.asker.connection != connection);
+        self.forget_drains(connection);
         let left: Vec<Gathered> =
             self.gathered.extract_if(.., |waiter| waiter.asker.connection == connection).collect();
         for waiter in left {
@@ -141,6 +142,7 @@ impl Coordinator {
             }
             Request::Barrier { name, count, caller } => self.arrive(asker, name, (count, caller), until),
             Request::Job { request } => self.on_job(asker, request),
+            Request::Drain { server } => self.begin_drain(asker, server, until),
             Request::Status => {
                 let until = until.min(self.clock + REPORT_PATIENCE);
                 let servers: Vec<_> = self
@@ -157,7 +159,7 @@ impl Coordinator {
 
     /// Begins what can begin now. Tables are made and dropped one at a time, in order; sessions pass by them.
     pub(super) fn begin_pending(&mut self) {
-        if !self.is_settled() {
+        if self.pending.is_empty() || !self.is_settled() {
             return;
         }
         let mut waiting = std::mem::take(&mut self.pending);
@@ -182,7 +184,7 @@ impl Coordinator {
                 self.sessions.insert(session, client);
                 self.changed = true;
                 let kind = Kind::Begin { session, clock: crate::wire::ids::Clock(0) };
-                let servers = self.placed_on.clone();
+                let servers = self.present();
                 self.launch(kind, Ask::BeginSession { session }, Some(asker), servers, until);
             }
             Request::OpenTable { schema } => self.open_table(asker, &schema, until),
@@ -195,7 +197,11 @@ impl Coordinator {
                     self.launch(kind, Ask::DropTable { table }, Some(asker), servers, until);
                 }
             },
-            Request::EndSession { .. } | Request::Barrier { .. } | Request::Job { .. } | Request::Status => {
+            Request::EndSession { .. }
+            | Request::Barrier { .. }
+            | Request::Job { .. }
+            | Request::Drain { .. }
+            | Request::Status => {
                 unreachable!("answered when it came")
             }
         }
@@ -213,7 +219,7 @@ impl Coordinator {
                 }
                 self.changed = true;
                 let ask = Ask::CreateTable { table, schema: SchemaText(Arc::clone(&schema)) };
-                let servers = self.placed_on.clone();
+                let servers = self.present();
                 self.launch(Kind::Create { table, schema }, ask, Some(asker), servers, until);
             }
             Err(CatalogError::Mismatch { theirs, .. }) => {

@@ -7,33 +7,39 @@
 //! ask to each server, sent again when it comes back, done when all have answered.
 //!
 //! Invariants: a decision is durable before anybody hears of it; ids are never given twice (C3); a server that is
-//! gone stays in the chains it was the last member of, marked unavailable (C7); partitions are placed anew only while
-//! there is neither a table nor a session, so that no data is left behind; all changes of the map are in `placement`.
-//! Time is counted only while this process runs: a pause of its own adds to every deadline.
+//! gone stays in the chains whose last copy it has, marked unavailable (C7), and whoever has not reported that it has
+//! everything is no copy; partitions are placed anew only while there is neither a table nor a session, so that no data
+//! is left behind; all changes of chains are made by [`chains::Chains`], each under an epoch of its own, and told only to
+//! the servers in them. Time is counted only while this process runs: a pause of its own adds to every deadline.
 //!
-//! Absent on purpose: clocks, sockets, files (the owner has them), chains of more than one server, anything on the
-//! data path. One thread owns it.
+//! Absent on purpose: clocks, sockets, files (the owner has them), anything on the data path. One thread owns it.
 
+mod chains;
 mod clients;
+mod copies;
 mod jobs;
 mod operation;
 mod placement;
 mod record;
+mod repair;
 mod report;
 mod servers;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use record::{Record, RecordError};
 
+use self::chains::Chains;
 use self::clients::{Client, Gathered};
+use self::copies::{Drain, Handover, Join};
 use self::operation::Operation;
 use self::servers::Server;
 use super::job::{Jobs, JobsConfig};
-use super::message::{Failure, FromCoordinator, Reply, Request, Timing, ToCoordinator};
+use super::message::{Failure, FromCoordinator, Reply, Request, ServerEntry, Timing, ToCoordinator};
 use super::{Barriers, Catalog, Map};
-use crate::wire::ids::{ServerId, SessionId};
+use crate::wire::ids::{PartitionId, ServerId, SessionId};
 
 /// Most time that passes between two looks at it; more is a pause of this process, which nobody else is blamed for.
 const LONGEST_STEP: Duration = Duration::from_millis(50);
@@ -97,15 +103,28 @@ pub struct Coordinator {
     catalog: Catalog,
     /// Live sessions and the clients they belong to.
     sessions: BTreeMap<SessionId, u64>,
-    map: Map,
-    /// The servers that the map was placed on; empty before the first placement.
+    chains: Chains,
+    /// The servers that partitions were last placed anew on.
     placed_on: Vec<ServerId>,
     /// What servers name when they open lanes to each other; recorded.
     link_key: u64,
     /// Numbers placements, for servers to confirm.
     placement: u64,
-    /// The newest epoch of any chain; none is given twice.
-    last_epoch: u64,
+    /// Servers that came and have to be told what they hold.
+    returned: BTreeSet<ServerId>,
+    /// When servers were suspected that had roles; the oldest first.
+    suspicions: VecDeque<Duration>,
+    /// Who joins chains now, and when it was last asked how far they are.
+    joins: BTreeMap<PartitionId, Join>,
+    looked: Duration,
+    /// Servers that shall not join a partition before a time.
+    barred: BTreeMap<(PartitionId, ServerId), Duration>,
+    drains: Vec<Drain>,
+    handover: Option<Handover>,
+    /// The version of the map, and when, at which copies were last looked after.
+    tended: Option<(u64, Duration)>,
+    /// The version of the map in which no other heads were found to be better.
+    balanced: Option<u64>,
     servers: BTreeMap<ServerId, Server>,
     last_server: u32,
     next_shard: u32,
@@ -116,6 +135,10 @@ pub struct Coordinator {
     clients: BTreeMap<u64, Client>,
     /// What the clients were last told of: the map's version.
     published: Option<u64>,
+    /// What that was.
+    newest: Option<(Arc<Map>, Vec<ServerEntry>)>,
+    /// Since when there is a newer one.
+    unpublished: Option<Duration>,
     pending: VecDeque<Pending>,
     operations: BTreeMap<u64, Operation>,
     /// Open asks: of which operation, to which server.
@@ -145,11 +168,19 @@ impl Coordinator {
             seen: None,
             catalog: Catalog::restore(record.partitions, &record.catalog),
             sessions: record.sessions.iter().copied().collect(),
-            map: record.map(),
+            chains: record.chains(),
             placed_on: record.placed_on,
             placement: record.placement,
             link_key: record.link_key,
-            last_epoch: record.last_epoch,
+            returned: BTreeSet::new(),
+            suspicions: VecDeque::new(),
+            joins: BTreeMap::new(),
+            looked: Duration::ZERO,
+            barred: BTreeMap::new(),
+            drains: Vec::new(),
+            handover: None,
+            balanced: None,
+            tended: None,
             servers: BTreeMap::new(),
             last_server: record.last_server,
             next_shard: record.next_shard,
@@ -157,6 +188,8 @@ impl Coordinator {
             connections: BTreeMap::new(),
             clients: BTreeMap::new(),
             published: None,
+            newest: None,
+            unpublished: None,
             pending: VecDeque::new(),
             operations: BTreeMap::new(),
             asks: BTreeMap::new(),
@@ -243,11 +276,18 @@ impl Coordinator {
             (None, _) => self.refuse(connection, "the first message has to say who you are".to_owned()),
             (Some(Peer::Server(server)), ToCoordinator::Renew { sent_us }) => {
                 self.heard_of_server(server);
-                self.send(connection, FromCoordinator::Renewed { sent_us });
+                // Of these come the most, and nothing follows from them.
+                return self.send(connection, FromCoordinator::Renewed { sent_us });
             }
-            // No chain has more than one member yet.
-            (Some(Peer::Server(_)), ToCoordinator::Synced { .. } | ToCoordinator::Leave { .. }) => {}
-            (Some(Peer::Client(client)), ToCoordinator::Heartbeat) => self.heard_of_client(client),
+            (Some(Peer::Server(server)), ToCoordinator::Synced { partition, epoch, shard }) => {
+                self.heard_of_server(server);
+                self.on_synced(server, partition, epoch, shard);
+            }
+            (Some(Peer::Server(server)), ToCoordinator::Leave { partition, epoch, shard, reason }) => {
+                self.heard_of_server(server);
+                self.on_leave(server, (partition, epoch, shard), &reason);
+            }
+            (Some(Peer::Client(client)), ToCoordinator::Heartbeat) => return self.heard_of_client(client),
             (Some(Peer::Server(server)), ToCoordinator::Answer { id, result }) => {
                 self.heard_of_server(server);
                 self.on_answer(server, id, result);
@@ -276,6 +316,7 @@ impl Coordinator {
         self.judge_servers();
         self.judge_clients();
         self.expire_operations();
+        self.tend_copies();
         self.expire_waits();
         self.save_jobs();
         self.settle();
@@ -318,6 +359,8 @@ impl Coordinator {
     /// Does what has become possible.
     fn settle(&mut self) {
         self.place();
+        self.end_handover();
+        self.tell_roles();
         self.publish();
         self.begin_pending();
     }

@@ -1,13 +1,18 @@
 //! Operations: one ask to each of several servers, done when all have answered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Asker, Coordinator, Output};
+use super::servers::Life;
+use super::{Asker, Coordinator, LONGEST_WAIT, Output};
 use crate::cluster::message::{Ask, Done, Failure, FromCoordinator, Reply, SchemaText, ServerReport};
 use crate::store::TableSchema;
 use crate::wire::ids::{Clock, ServerId, SessionId, TableId};
+
+/// How long servers have to confirm the end of a session; freeing or making a large table, before it in their queue, takes
+/// a while.
+const PATIENCE_WITH_ENDS: Duration = Duration::from_secs(5);
 
 /// What it is for.
 #[derive(Clone, Debug)]
@@ -24,6 +29,8 @@ pub(super) enum Kind {
     Drop { table: TableId, why: Option<Failure> },
     /// Reports for a status.
     Report { reports: Vec<ServerReport> },
+    /// Reports of how far joiners are.
+    Progress { reports: Vec<ServerReport> },
     /// Something is put in order that nobody waits for.
     Tidy,
 }
@@ -38,6 +45,9 @@ pub(super) struct Operation {
     waiting: BTreeSet<ServerId>,
     until: Duration,
     failed: Option<Failure>,
+    begun: Duration,
+    /// When servers that have not confirmed a session's end are taken for stopped; never, or never again.
+    blames: Option<Duration>,
 }
 
 impl Coordinator {
@@ -52,7 +62,17 @@ impl Coordinator {
     ) {
         let number = self.number();
         let waiting: BTreeSet<ServerId> = servers.into_iter().collect();
-        let operation = Operation { kind, ask, asker, waiting: waiting.clone(), until, failed: None };
+        let blames = matches!(ask, Ask::EndSession { .. }).then(|| self.clock + PATIENCE_WITH_ENDS);
+        let operation = Operation {
+            kind,
+            ask,
+            asker,
+            waiting: waiting.clone(),
+            until,
+            failed: None,
+            begun: self.clock,
+            blames,
+        };
         self.operations.insert(number, operation);
         for server in waiting {
             self.ask(number, server);
@@ -107,7 +127,9 @@ impl Coordinator {
         operation.waiting.remove(&server);
         match (result, &mut operation.kind) {
             (Ok(Done::Began(joined)), Kind::Begin { clock, .. }) => *clock = joined.max(*clock),
-            (Ok(Done::Report(report)), Kind::Report { reports }) => reports.push(report),
+            (Ok(Done::Report(report)), Kind::Report { reports } | Kind::Progress { reports }) => {
+                reports.push(report);
+            }
             (Ok(_), _) => {}
             (Err(message), _) => operation.failed = Some(Failure::other(format!("{name}: {message}"))),
         }
@@ -120,10 +142,37 @@ impl Coordinator {
         self.finish_if_done(number);
     }
 
+    /// Servers that have lost their last role have nothing left to do: others answer for the partitions they had, which
+    /// are told all tables and sessions with their new roles.
+    pub(super) fn excuse(&mut self, servers: &BTreeSet<ServerId>) {
+        let excused: Vec<ServerId> =
+            servers.iter().copied().filter(|server| !self.chains.holds(*server)).collect();
+        if excused.is_empty() {
+            return;
+        }
+        let numbers: Vec<u64> = self.operations.keys().copied().collect();
+        for number in numbers {
+            let Some(open) = self.operations.get_mut(&number) else { continue };
+            let lasting = matches!(
+                open.kind,
+                Kind::Hold { .. } | Kind::Tidy | Kind::Report { .. } | Kind::Progress { .. }
+            );
+            let before = open.waiting.len();
+            if !lasting {
+                open.waiting.retain(|server| !excused.contains(server));
+            }
+            if open.waiting.len() < before {
+                self.finish_if_done(number);
+            }
+        }
+    }
+
     /// A server is gone: nobody waits for it any longer.
     pub(super) fn give_up_on(&mut self, server: ServerId) {
         self.asks.retain(|_, (_, asked)| *asked != server);
-        let failure = self.servers.get(&server).map(|known| {
+        // Whose partitions others have is missed by nobody.
+        let missed = self.servers.get(&server).filter(|_| self.chains.holds(server));
+        let failure = missed.map(|known| {
             Failure::other(format!("{} is gone; see what status says of its partitions", known.name()))
         });
         let numbers: Vec<u64> = self.operations.keys().copied().collect();
@@ -131,9 +180,9 @@ impl Coordinator {
             let Some(open) = self.operations.get_mut(&number) else { continue };
             if open.waiting.remove(&server) {
                 // What only ends something has ended with it.
-                let ends =
-                    matches!(open.kind, Kind::End | Kind::Drop { .. } | Kind::Report { .. } | Kind::Tidy);
-                if !ends {
+                let needed =
+                    matches!(open.kind, Kind::Begin { .. } | Kind::Create { .. } | Kind::Hold { .. });
+                if needed {
                     open.failed = open.failed.take().or_else(|| failure.clone());
                 }
                 self.finish_if_done(number);
@@ -141,16 +190,45 @@ impl Coordinator {
         }
     }
 
+    /// A session that has ended may be used nowhere: a server that does not say so in time leaves its chains (C3).
+    fn blame_for_ends(&mut self) {
+        let now = self.clock;
+        let late = self.operations.values_mut().filter(|open| open.blames.is_some_and(|at| now >= at));
+        let mut blamed: BTreeSet<ServerId> = BTreeSet::new();
+        for open in late {
+            open.blames = None;
+            blamed.extend(&open.waiting);
+        }
+        let here = blamed
+            .into_iter()
+            .filter(|server| self.servers.get(server).is_some_and(|server| server.connection().is_some()));
+        for server in here.collect::<Vec<_>>() {
+            self.suspect(server, "does not confirm that a session has ended");
+        }
+        self.repair();
+    }
+
     pub(super) fn expire_operations(&mut self) {
         let now = self.clock;
+        if self.operations.values().any(|open| open.blames.is_some_and(|at| now >= at)) {
+            self.blame_for_ends();
+        }
         let late: Vec<u64> =
             self.operations.iter().filter(|(_, open)| open.until <= now).map(|(number, _)| *number).collect();
         for number in late {
+            let longer = self.lease_of_tidying();
             if let Some(open) = self.operations.get_mut(&number) {
                 let name = open.waiting.first().and_then(|id| self.servers.get(id)).map(|s| s.name());
                 let what = format!("an answer of {}", name.unwrap_or_else(|| "a server".to_owned()));
+                if matches!(open.kind, Kind::End) && now < open.begun + LONGEST_WAIT {
+                    // Whoever asked need not wait; every server has to say so all the same.
+                    open.until = longer;
+                    let asker = open.asker.take();
+                    self.tell(asker, Err(Failure::Deadline { what }));
+                    continue;
+                }
                 open.waiting.clear();
-                if !matches!(open.kind, Kind::Report { .. }) {
+                if !matches!(open.kind, Kind::Report { .. } | Kind::Progress { .. }) {
                     open.failed.get_or_insert(Failure::Deadline { what });
                 }
             }
@@ -200,6 +278,7 @@ impl Coordinator {
                 self.changed = true;
                 self.tell(asker, why.or(failed).map_or(Ok(Reply::Done), Err));
             }
+            (Kind::Progress { reports }, _) => self.on_progress(&reports),
             (Kind::Report { reports }, _) => {
                 let status = self.compose(&reports);
                 self.tell(asker, Ok(Reply::Status(Box::new(status))));
@@ -224,10 +303,9 @@ impl Coordinator {
         self.operations.values().filter(asks).count()
     }
 
-    /// Servers of the map that are not gone.
+    /// Servers with roles that are not gone.
     pub(super) fn present(&self) -> Vec<ServerId> {
-        let lost = self.lost();
-        self.placed_on.iter().copied().filter(|id| !lost.contains(id)).collect()
+        self.chains.holders().filter(|id| self.servers[id].life != Life::Gone).collect()
     }
 
     /// A table is being made or dropped: the next one waits.
@@ -236,12 +314,19 @@ impl Coordinator {
     }
 
     /// Tables that servers are making, of which some may have them already.
-    pub(super) fn tables_in_the_making(&self) -> BTreeSet<TableId> {
-        let table = |open: &Operation| match open.kind {
-            Kind::Create { table, .. } => Some(table),
+    pub(super) fn tables_in_the_making(&self) -> BTreeMap<TableId, SchemaText> {
+        let table = |open: &Operation| match &open.kind {
+            Kind::Create { table, schema } => Some((*table, SchemaText(Arc::clone(schema)))),
             _ => None,
         };
         self.operations.values().filter_map(table).collect()
+    }
+
+    /// Tables that heads are to have: those there are and those in the making.
+    pub(super) fn tables_to_hold(&self) -> Vec<(TableId, SchemaText)> {
+        let mut tables = self.tables_in_the_making();
+        tables.extend(self.catalog.tables().map(|(id, schema)| (id, SchemaText(Arc::clone(schema)))));
+        tables.into_iter().collect()
     }
 
     /// Whether some server may still know a session that has ended.

@@ -1,9 +1,12 @@
 //! What a coordinator remembers beyond its life.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Coordinator;
+use super::chains::Chains;
 use crate::cluster::job::Jobs;
 use crate::cluster::message::HostIdentity;
 use crate::cluster::{CatalogRecord, Map, PartitionChain};
@@ -33,6 +36,9 @@ pub(super) struct ServerRecord {
     pub(super) first_shard: ShardId,
     /// How many.
     pub(super) shards: u32,
+    /// Its partitions are to go to others.
+    #[serde(default)]
+    pub(super) draining: bool,
 }
 
 /// The whole record. Whatever is not in it, a coordinator learns anew from those who connect.
@@ -115,20 +121,29 @@ impl Record {
             return Err(RecordError::Form { found: self.form });
         }
         let wrong = |what| Err(RecordError::Contradiction { what });
-        if self.cluster == 0 || self.link_key == 0 || self.partitions == 0 || self.partitions > MAX_PARTITIONS
+        if self.cluster == 0
+            || self.link_key == 0
+            || self.partitions == 0
+            || self.replicas == 0
+            || self.partitions > MAX_PARTITIONS
         {
             return wrong("cluster");
         }
-        let known = |shard: &ShardId| {
-            self.servers.iter().any(|s| {
-                (u64::from(s.first_shard.0)..u64::from(s.first_shard.0) + u64::from(s.shards))
-                    .contains(&u64::from(shard.0))
-            })
+        let owners: BTreeMap<u32, u32> =
+            self.servers.iter().map(|server| (server.first_shard.0, server.shards)).collect();
+        let known = |shard: ShardId| {
+            let below = owners.range(..=shard.0).next_back();
+            below.is_some_and(|(first, count)| shard.0 - first < *count)
         };
-        let chained =
-            self.chains.iter().all(|chain| !chain.members.is_empty() && chain.members.iter().all(known));
+        let chained = self.chains.iter().all(|chain| {
+            let members = chain.members.len();
+            let distinct = chain.everyone().collect::<BTreeSet<_>>().len() == chain.everyone().count();
+            let joined = members > 1 && chain.joiner.is_none();
+            members > 0 && distinct && chain.everyone().all(known) && (!chain.unsynced || joined)
+        });
         let all = self.chains.is_empty() || self.chains.len() == self.partitions as usize;
-        if !chained || !all || self.placed_on.is_empty() != self.chains.is_empty() {
+        let newest = self.chains.iter().map(|chain| chain.epoch.0).max().unwrap_or(0);
+        if !chained || !all || newest > self.last_epoch {
             return wrong("map");
         }
         if !self.placed_on.iter().all(|placed| self.servers.iter().any(|server| server.server == *placed)) {
@@ -143,14 +158,16 @@ impl Record {
         Ok(())
     }
 
-    /// The map it holds; without chains when none was placed.
-    pub(super) fn map(&self) -> Map {
-        Map {
+    /// The chains it holds; none when none were placed.
+    pub(super) fn chains(&self) -> Chains {
+        let map = Map {
             version: self.map_version,
             cluster_id: self.cluster,
             partitions: self.chains.clone(),
             shards: Vec::new(),
-        }
+        };
+        let owners = self.servers.iter().map(|server| (server.server, server.first_shard, server.shards));
+        Chains::restore(map, self.replicas, self.last_epoch, owners)
     }
 }
 
@@ -164,11 +181,11 @@ impl Coordinator {
             link_key: self.link_key,
             partitions: self.partitions,
             replicas: self.replicas,
-            map_version: self.map.version,
-            chains: self.map.partitions.clone(),
+            map_version: self.chains.map().version,
+            chains: self.chains.map().partitions.clone(),
             placed_on: self.placed_on.clone(),
             placement: self.placement,
-            last_epoch: self.last_epoch,
+            last_epoch: self.chains.last_epoch(),
             servers: self.servers.values().map(|server| server.record.clone()).collect(),
             last_server: self.last_server,
             next_shard: self.next_shard,

@@ -5,19 +5,20 @@ use std::collections::BTreeMap;
 use super::Coordinator;
 use super::servers::{Life, Server};
 use crate::cluster::message::ServerReport;
-use crate::cluster::{ChainStatus, ServerState, ServerStatus, Status, TableStatus, WorkerStatus};
-use crate::wire::ids::{Clock, PartitionId, SessionId};
+use crate::cluster::{
+    ChainStatus, PartitionStatus, ServerState, ServerStatus, Status, TableStatus, WorkerStatus,
+};
+use crate::wire::ids::{Clock, PartitionId, SessionId, ShardId};
 
 impl Coordinator {
     fn state_of(&self, server: &Server) -> ServerState {
         match server.life {
             Life::Gone => ServerState::Gone,
-            Life::Away(_) => ServerState::Silent,
-            Life::Here(_) if self.is_silent(server) => ServerState::Silent,
-            Life::Here(_) if server.confirmed != Some(self.placement) || self.placement == 0 => {
-                ServerState::Joining
-            }
-            Life::Here(_) if !self.placed_on.contains(&server.record.server) => ServerState::Spare,
+            Life::Away => ServerState::Silent,
+            Life::Here(_) if !self.is_heard(server) => ServerState::Silent,
+            Life::Here(_) if !server.is_up_to_date() || !self.chains.are_placed() => ServerState::Joining,
+            Life::Here(_) if server.record.draining => ServerState::Draining,
+            Life::Here(_) if !self.chains.holds(server.record.server) => ServerState::Spare,
             Life::Here(_) => ServerState::Serving,
         }
     }
@@ -49,25 +50,27 @@ impl Coordinator {
             state: self.state_of(server),
             shards: server.shard_ids().collect(),
         });
-        let chains = self.map.partitions.iter().enumerate().map(|(at, chain)| {
+        let reported: BTreeMap<(PartitionId, ShardId), &PartitionStatus> =
+            partitions.iter().map(|replica| ((replica.partition, replica.shard), replica)).collect();
+        let chains = self.chains.map().partitions.iter().enumerate().map(|(at, chain)| {
             let partition = PartitionId(at as u32);
-            let members: Vec<&Server> =
-                chain.members.iter().filter_map(|shard| self.servers.get(&self.server_of(*shard)?)).collect();
-            let head = partitions.iter().find(|replica| replica.partition == partition);
+            let servers = chain.members.iter().filter_map(|shard| self.chains.server_of(*shard));
+            let members = servers.filter_map(|server| self.servers.get(&server));
+            let head = chain.members.first().and_then(|head| reported.get(&(partition, *head)));
             ChainStatus {
                 partition,
-                chain: members.iter().map(|server| server.record.address.clone()).collect(),
+                chain: members.map(|server| server.record.address.clone()).collect(),
                 epoch: chain.epoch,
                 lsn: head.map(|head| head.lsn),
                 lag: head.map(|head| head.lsn.0.saturating_sub(head.acked_lsn.0)),
-                available: members.iter().any(|server| server.life != Life::Gone),
+                available: !self.is_lost(chain),
             }
         });
         let incomplete = self.incomplete();
         Status {
             cluster_id: self.cluster,
             term: self.term,
-            map_version: self.map.version,
+            map_version: self.chains.map().version,
             replicas: self.replicas,
             complete: incomplete.is_none(),
             incomplete,

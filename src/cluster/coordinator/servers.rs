@@ -19,8 +19,8 @@ const MAX_SHARD_NUMBERS: u32 = 1 << 30;
 pub(super) enum Life {
     /// Connected.
     Here(ConnectionId),
-    /// Its connection ended at this time.
-    Away(Duration),
+    /// Its connection ended.
+    Away,
     /// Its process has ended, for all that can be known.
     Gone,
 }
@@ -31,20 +31,33 @@ pub(super) struct Server {
     pub(super) record: ServerRecord,
     pub(super) life: Life,
     pub(super) heard: Duration,
-    /// The placement it has confirmed to this coordinator.
+    /// Taken for stopped, until it is heard of again: it is out of the chains that can do without it.
+    pub(super) suspected: bool,
+    /// The placement by which it was last told its roles, on this connection.
+    pub(super) told: Option<u64>,
+    /// The one it has confirmed.
     pub(super) confirmed: Option<u64>,
 }
 
 impl Server {
     /// One from the record: it has a lease to come back.
     pub(super) fn recorded(record: ServerRecord) -> Self {
-        Self { record, life: Life::Away(Duration::ZERO), heard: Duration::ZERO, confirmed: None }
+        Self::new(record, Life::Away, Duration::ZERO)
+    }
+
+    fn new(record: ServerRecord, life: Life, heard: Duration) -> Self {
+        Self { record, life, heard, suspected: false, told: None, confirmed: None }
+    }
+
+    /// Whether it is here and has taken the roles it was told last.
+    pub(super) fn is_up_to_date(&self) -> bool {
+        self.connection().is_some() && self.told.is_some() && self.confirmed == self.told
     }
 
     pub(super) fn connection(&self) -> Option<ConnectionId> {
         match self.life {
             Life::Here(connection) => Some(connection),
-            Life::Away(_) | Life::Gone => None,
+            Life::Away | Life::Gone => None,
         }
     }
 
@@ -115,25 +128,32 @@ impl Coordinator {
             ring_bytes: hello.ring_bytes,
             first_shard,
             shards,
+            draining: self.servers.get(&server).is_some_and(|known| known.record.draining),
         };
         let before = self.servers.get(&server);
         if before.is_some_and(|before| before.record.shards != shards) {
             return self.refuse(connection, "a server's number of threads never changes".to_owned());
         }
         let was_gone = before.is_some_and(|before| before.life == Life::Gone);
-        if before.is_none_or(|before| before.record != record) {
+        let introduced = before.is_some_and(|before| before.record != record);
+        if before.is_none() || introduced {
             self.changed = true;
         }
         self.next_shard = self.next_shard.max(first_shard.0 + shards);
         if was_gone {
-            self.map.version += 1;
+            self.chains.raise_version();
             self.changed = true;
         }
         if before.is_none() || was_gone {
             self.complaints.push(format!("server {server} at {} joined", record.address));
         }
         let life = Life::Here(connection);
-        self.servers.insert(server, Server { record, life, heard: self.clock, confirmed: None });
+        let known = Server::new(record, life, self.clock);
+        self.chains.know(server, first_shard, shards);
+        if introduced {
+            self.chains.introduce(known.shard_ids());
+        }
+        self.servers.insert(server, known);
         self.connections.insert(connection, Peer::Server(server));
         let (timing, server_told) = (self.timing, Some((server, first_shard)));
         let welcome = Welcome { timing, server: server_told, link_key: self.link_key };
@@ -141,8 +161,8 @@ impl Coordinator {
         self.reconcile(server, &hello.tables.into_iter().collect(), &hello.sessions.into_iter().collect());
     }
 
-    /// A server that was forgotten while it was away, with no table that anybody knows, keeps the numbers it was given:
-    /// its threads carry them.
+    /// A server that was forgotten while it was away keeps the numbers it was given: its threads carry them. What it holds
+    /// others have, or nobody misses: it is told to hold nothing.
     fn identity_again(&self, cluster: u64, hello: &ServerHello) -> Option<ServerId> {
         let (server, first) = hello.server.filter(|_| cluster == self.cluster)?;
         let end = first.0.checked_add(hello.shards)?;
@@ -151,8 +171,7 @@ impl Coordinator {
             let theirs = other.record.first_shard.0..other.record.first_shard.0 + other.record.shards;
             other.record.server == server || (first.0 < theirs.end && theirs.start < end)
         });
-        let known = self.catalog.tables().any(|(table, _)| hello.tables.contains(&table));
-        (given && !taken && !known).then_some(server)
+        (given && !taken).then_some(server)
     }
 
     fn new_server(&mut self) -> ServerId {
@@ -173,7 +192,7 @@ impl Coordinator {
         let in_the_making = self.tables_in_the_making();
         for &table in tables {
             let known = self.catalog.tables().any(|(id, _)| id == table);
-            if !known && !in_the_making.contains(&table) {
+            if !known && !in_the_making.contains_key(&table) {
                 self.launch(
                     Kind::Tidy,
                     Ask::DropTable { table },
@@ -194,7 +213,7 @@ impl Coordinator {
                 );
             }
         }
-        self.ask_to_hold(server);
+        self.returned.insert(server);
     }
 
     /// What nobody waits for has time: as long as anything may.
@@ -205,44 +224,16 @@ impl Coordinator {
     pub(super) fn heard_of_server(&mut self, server: ServerId) {
         if let Some(server) = self.servers.get_mut(&server) {
             server.heard = self.clock;
+            server.suspected = false;
         }
     }
 
     pub(super) fn lost_server(&mut self, server: ServerId, connection: ConnectionId) {
-        let now = self.clock;
         if let Some(server) = self.servers.get_mut(&server)
             && server.life == Life::Here(connection)
         {
-            server.life = Life::Away(now);
-            server.confirmed = None;
+            server.life = Life::Away;
+            (server.told, server.confirmed) = (None, None);
         }
-    }
-
-    /// A closed connection and a lapsed lease are certain enough; silence alone never removes the last replica.
-    pub(super) fn judge_servers(&mut self) {
-        let (now, lease) = (self.clock, self.lease());
-        let gone: Vec<ServerId> = self
-            .servers
-            .iter()
-            .filter(|(_, server)| matches!(server.life, Life::Away(since) if now >= since + lease))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in gone {
-            if let Some(server) = self.servers.get_mut(&id) {
-                server.life = Life::Gone;
-                self.complaints.push(format!("{} is gone", server.name()));
-            }
-            self.map.version += 1;
-            self.changed = true;
-            self.give_up_on(id);
-            if !self.placed_on.contains(&id) {
-                self.servers.remove(&id);
-            }
-        }
-    }
-
-    /// Whether a server says nothing though it is connected.
-    pub(super) fn is_silent(&self, server: &Server) -> bool {
-        self.clock >= server.heard + self.lease()
     }
 }

@@ -39,10 +39,10 @@ pub(crate) struct Holds {
 pub(crate) enum HoldError {
     /// It should be a member of a chain whose rows it has never got.
     #[error(
-        "server thread {shard} was told to hold partition {partition} as if it had its rows of table {table}; \
-         partitions are placed anew only without tables"
+        "server thread {shard} was told to hold partition {partition} as if it had its rows, which it never got; \
+         start this server anew"
     )]
-    Rows { shard: ShardId, partition: PartitionId, table: TableId },
+    Rows { shard: ShardId, partition: PartitionId },
     /// Beyond the cluster, or named twice.
     #[error("partition {partition} of {partition_count} was given twice or does not exist")]
     Partition { partition: PartitionId, partition_count: u32 },
@@ -67,7 +67,7 @@ impl<F: Fabric> Shard<F> {
         let mut outcome = Ok(());
         for role in &holds.roles {
             let held = before.remove(&role.partition);
-            match self.place_held(held, role, holds) {
+            match self.place_held(held, role) {
                 Ok(held) => self.held.push(held),
                 // A log size, which the first partition of this process would have refused already.
                 Err(error) => outcome = Err(error),
@@ -104,15 +104,15 @@ impl<F: Fabric> Shard<F> {
             let known = places.get_mut(partition.0 as usize).filter(|known| **known == NOT_HERE);
             *known.ok_or(HoldError::Partition { partition, partition_count })? = place as u32;
             let fresh = self.place_of(partition).is_none() && role.chain.members.contains(&self.shard);
-            if let (true, Some((table, _))) = (fresh, holds.tables.first()) {
-                return Err(HoldError::Rows { shard: self.shard, partition, table: *table });
+            if fresh && role.chain.began < role.chain.epoch {
+                return Err(HoldError::Rows { shard: self.shard, partition });
             }
         }
         Ok(places)
     }
 
     /// What is held of a partition from now on.
-    fn place_held(&mut self, held: Option<Held>, role: &Role, holds: &Holds) -> Result<Held, HoldError> {
+    fn place_held(&mut self, held: Option<Held>, role: &Role) -> Result<Held, HoldError> {
         let (chain, own) = (&role.chain, self.shard);
         let Some(mut held) = held else {
             return Ok(Held::empty(role.partition, chain, own, self.log_bytes)?);
@@ -120,8 +120,8 @@ impl<F: Fabric> Shard<F> {
         if chain.epoch <= held.chain.epoch {
             return Ok(held);
         }
-        // With neither tables nor sessions a placement begins anew, here and at everybody else who gets it.
-        let anew = holds.tables.is_empty() && holds.sessions.is_empty();
+        // Placed anew since, with nothing in it, here and at everybody else who holds it.
+        let anew = held.chain.epoch < chain.began;
         // A joiner whose copy is not complete has nothing that counts; it is never made a member.
         let whole = held.joining.as_ref().is_none_or(|joining| joining.is_complete());
         match position_in(chain, own) {

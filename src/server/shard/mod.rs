@@ -24,6 +24,8 @@ mod scan;
 mod timers;
 
 #[cfg(test)]
+mod chain_test;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod hostile_test;

@@ -6,8 +6,10 @@ use gradwire_kernels::{Dtype, Rule};
 use proptest::prelude::*;
 
 use super::*;
-use crate::cluster::ServerState;
-use crate::cluster::message::{Ask, ClientHello, Done, HostIdentity, SchemaText, ServerHello, ServerReport};
+use crate::cluster::message::{
+    Ask, ClientHello, Done, HostIdentity, SchemaText, ServerEntry, ServerHello, ServerReport,
+};
+use crate::cluster::{PartitionChain, Role, ServerState};
 use crate::store::{Init, TableKind, TableSchema};
 use crate::wire::ids::{Clock, Epoch, PartitionId, ShardId, TableId};
 
@@ -41,6 +43,42 @@ struct Server {
     asks: Vec<(u64, Ask)>,
     /// Refuses to make tables.
     full: bool,
+    /// Stopped: it neither says nor does anything, and its connection stands.
+    stopped: bool,
+    /// Killed: this process never comes back.
+    dead: bool,
+    replicas: BTreeMap<PartitionId, Replica>,
+}
+
+/// A partition at a server: how many pushes it has applied, of those that were ever ordered.
+#[derive(Clone, Debug, PartialEq)]
+struct Replica {
+    shard: ShardId,
+    chain: PartitionChain,
+    applied: u64,
+}
+
+impl Server {
+    /// Takes up its roles as a server does: a joiner starts empty under each epoch, a member goes on with what it has.
+    fn hold(&mut self, roles: Vec<(ShardId, Role)>) {
+        let mut replicas = BTreeMap::new();
+        for (shard, Role { partition, chain }) in roles {
+            let old = self
+                .replicas
+                .get(&partition)
+                .filter(|old| old.shard == shard && old.chain.epoch >= chain.began);
+            let same = old.is_some_and(|old| old.chain.epoch == chain.epoch);
+            let kept = same || chain.joiner != Some(shard);
+            let applied = old.filter(|_| kept).map_or(0, |old| old.applied);
+            assert!(chain.everyone().any(|one| one == shard));
+            assert!(
+                replicas.insert(partition, Replica { shard, chain, applied }).is_none(),
+                "two copies here"
+            );
+        }
+        self.held = replicas.iter().map(|(partition, replica)| (*partition, replica.chain.epoch)).collect();
+        self.replicas = replicas;
+    }
 }
 
 /// A coordinator, its store, and everything that connects to it.
@@ -56,11 +94,17 @@ struct World {
     maps: BTreeMap<ConnectionId, Map>,
     refused: BTreeMap<ConnectionId, String>,
     requests: u64,
+    /// Pushes that clients were told are kept, by partition and the epoch it began under.
+    acked: BTreeMap<(PartitionId, Epoch), u64>,
 }
 
 impl World {
     fn new(servers: usize) -> Self {
-        let mut world = Self::of(Record::new(CLUSTER, LINK_KEY, PARTITIONS, 1));
+        Self::with_copies(servers, 1)
+    }
+
+    fn with_copies(servers: usize, replicas: u32) -> Self {
+        let mut world = Self::of(Record::new(CLUSTER, LINK_KEY, PARTITIONS, replicas));
         for _ in 0..servers {
             world.add_server();
         }
@@ -82,6 +126,108 @@ impl World {
             maps: BTreeMap::new(),
             refused: BTreeMap::new(),
             requests: 0,
+            acked: BTreeMap::new(),
+        }
+    }
+
+    /// The process of a thread that lives.
+    fn at(&self, shard: ShardId) -> Option<usize> {
+        let own = |server: &Server| {
+            server.identity.is_some_and(|(_, first)| (first.0..first.0 + 2).contains(&shard.0))
+        };
+        (0..self.servers.len()).find(|at| own(&self.servers[*at]) && !self.servers[*at].dead)
+    }
+
+    /// The replica of a thread under an epoch, if its process runs.
+    fn replica(&mut self, partition: PartitionId, shard: ShardId, epoch: Epoch) -> Option<&mut Replica> {
+        let at = self.at(shard).filter(|at| !self.servers[*at].stopped)?;
+        let replica = self.servers[at].replicas.get_mut(&partition)?;
+        Some(replica).filter(|replica| replica.chain.epoch == epoch && replica.shard == shard)
+    }
+
+    /// Chains as their heads see them.
+    fn headed(&self) -> Vec<(PartitionId, PartitionChain)> {
+        let replicas = self.servers.iter().filter(|server| !server.dead).flat_map(|server| &server.replicas);
+        let heads = replicas.filter(|(_, replica)| replica.chain.members[0] == replica.shard);
+        heads.map(|(partition, replica)| (*partition, replica.chain.clone())).collect()
+    }
+
+    /// Links do their work: who has confirmed an epoch gets what its predecessor has, and says so. With `push`, heads
+    /// order one more, which is kept once every member has it.
+    fn replicate(&mut self, push: bool) {
+        for (partition, chain) in self.headed() {
+            let mut above = None;
+            let mut whole = true;
+            for shard in chain.everyone().collect::<Vec<_>>() {
+                let Some(replica) = self.replica(partition, shard, chain.epoch) else {
+                    whole &= chain.joiner == Some(shard);
+                    break;
+                };
+                match above {
+                    None => replica.applied += u64::from(push),
+                    Some(applied) => replica.applied = replica.applied.max(applied),
+                }
+                above = Some(replica.applied);
+                let news =
+                    (chain.joiner == Some(shard)) || (chain.unsynced && chain.members.last() == Some(&shard));
+                let connection = self.at(shard).and_then(|at| self.servers[at].connection);
+                if let (true, Some(connection)) = (news, connection) {
+                    self.say(connection, ToCoordinator::Synced { partition, epoch: chain.epoch, shard });
+                }
+            }
+            if let (true, Some(applied)) = (whole, above) {
+                let acked = self.acked.entry((partition, chain.began)).or_default();
+                *acked = applied.max(*acked);
+            }
+        }
+    }
+
+    /// C2, C7: whoever counts as a copy and lives has everything that was acknowledged.
+    fn check_copies(&self) {
+        for (at, chain) in self.machine.chains.map().partitions.iter().enumerate() {
+            let partition = PartitionId(at as u32);
+            let acked = self.acked.get(&(partition, chain.began)).copied().unwrap_or(0);
+            for shard in chain.synced() {
+                let Some(server) = self.at(*shard).map(|at| &self.servers[at]) else { continue };
+                let replica = server.replicas.get(&partition).filter(|old| old.chain.epoch >= chain.began);
+                let has = replica.map_or(0, |replica| replica.applied);
+                assert!(
+                    has >= acked,
+                    "partition {at}: {shard} counts in {chain:?} with {has} of {acked}: {replica:?}"
+                );
+            }
+        }
+    }
+
+    fn kill(&mut self, at: usize) {
+        self.servers[at].dead = true;
+        self.servers[at].replicas.clear();
+        self.disconnect_server(at);
+    }
+
+    /// Partitions of which no copy is left.
+    fn lost(&self) -> usize {
+        let chains = self.machine.chains.map().partitions.iter();
+        chains.filter(|chain| chain.synced().iter().all(|shard| self.at(*shard).is_none())).count()
+    }
+
+    /// Everybody has exactly what the map says.
+    fn check_agreement(&self) {
+        for server in self.servers.iter().filter(|server| !server.dead && server.connection.is_some()) {
+            let (_, first) = server.identity.unwrap();
+            let roles = [first, ShardId(first.0 + 1)].map(|shard| self.machine.chains.holding(shard));
+            let roles: BTreeMap<PartitionId, (ShardId, Epoch)> = roles
+                .iter()
+                .flat_map(|own| {
+                    own.partitions.iter().map(|role| (role.partition, (own.shard, role.chain.epoch)))
+                })
+                .collect();
+            let has: BTreeMap<PartitionId, (ShardId, Epoch)> = server
+                .replicas
+                .iter()
+                .map(|(id, replica)| (*id, (replica.shard, replica.chain.epoch)))
+                .collect();
+            assert_eq!(has, roles);
         }
     }
 
@@ -115,7 +261,9 @@ impl World {
                     assert!(self.answers.insert((to, id), result).is_none(), "answered twice");
                 }
                 Output::Send(_, FromCoordinator::Renewed { .. }) => {}
-                Output::Send(to, FromCoordinator::Map { map, .. }) => drop(self.maps.insert(to, map)),
+                Output::Send(to, FromCoordinator::Map { map, .. }) => {
+                    drop(self.maps.insert(to, (*map).clone()))
+                }
                 Output::Send(to, FromCoordinator::Refused { reason }) => {
                     drop(self.refused.insert(to, reason))
                 }
@@ -171,20 +319,33 @@ impl World {
     /// A server carries out its first ask and answers.
     fn carry_out(&mut self, at: usize) -> bool {
         let server = &mut self.servers[at];
+        if server.stopped {
+            return false;
+        }
         let Some(connection) = server.connection.filter(|_| !server.asks.is_empty()) else { return false };
         let (id, ask) = server.asks.remove(0);
         let result = match ask {
-            Ask::Hold { partition_count, holdings, .. } => {
+            Ask::Hold { partition_count, holdings, peers, tables, sessions, .. } => {
                 assert_eq!(partition_count, PARTITIONS);
-                let held: BTreeMap<_, _> = holdings
+                let roles = holdings
                     .into_iter()
-                    .flat_map(|h| h.partitions)
-                    .map(|role| (role.partition, role.chain.epoch))
-                    .collect();
-                if held != server.held {
-                    assert!(server.tables.is_empty(), "partitions move although there are rows");
+                    .flat_map(|own| own.partitions.into_iter().map(move |role| (own.shard, role)));
+                let roles: Vec<(ShardId, Role)> = roles.collect();
+                let own = server.identity.unwrap().1;
+                let known = |shard: ShardId| {
+                    let entry = |peer: &ServerEntry| peer.first_shard == ShardId(shard.0 & !1);
+                    own == ShardId(shard.0 & !1) || peers.iter().any(entry)
+                };
+                assert!(
+                    roles.iter().flat_map(|(_, role)| role.chain.everyone()).all(known),
+                    "a peer is missing"
+                );
+                server.tables.retain(|table| tables.iter().any(|(id, _)| id == table));
+                if !roles.is_empty() {
+                    server.tables.extend(tables.iter().map(|(id, _)| *id));
+                    server.sessions = sessions.into_iter().collect();
                 }
-                server.held = held;
+                server.hold(roles);
                 Ok(Done::Done)
             }
             Ask::CreateTable { table, .. } if !server.full => {
@@ -261,12 +422,23 @@ impl World {
         }
     }
 
+    /// How each server stands, of those that answer.
+    fn status_of_all(&mut self, from: ConnectionId) -> Vec<ServerState> {
+        let asked = self.request(from, Request::Status);
+        self.pass(Duration::from_secs(2), &[]);
+        match self.answers.remove(&asked) {
+            Some(Ok(Reply::Status(status))) => status.servers.iter().map(|server| server.state).collect(),
+            other => panic!("no status: {other:?}"),
+        }
+    }
+
     /// Time passes in steps as small as a loop's; everybody connected and not in `mute` heartbeats.
     fn pass(&mut self, time: Duration, mute: &[ConnectionId]) {
         let until = self.now + time;
         while self.now < until {
             self.now += Duration::from_millis(20);
-            let servers = self.servers.iter().filter_map(|server| server.connection);
+            let servers = self.servers.iter().filter(|server| !server.stopped);
+            let servers = servers.filter_map(|server| server.connection);
             let renewals = servers.map(|connection| (connection, ToCoordinator::Renew { sent_us: 0 }));
             let beats = self.clients.values().map(|connection| (*connection, ToCoordinator::Heartbeat));
             let all: Vec<(ConnectionId, ToCoordinator)> = renewals.chain(beats).collect();
@@ -277,6 +449,9 @@ impl World {
             self.machine.tick(self.now);
             self.act();
             self.run();
+            self.replicate(true);
+            self.run();
+            self.check_copies();
         }
     }
 
@@ -290,6 +465,7 @@ impl World {
         }
         after.last_connection = self.last_connection;
         after.requests = self.requests;
+        after.acked = std::mem::take(&mut self.acked);
         *self = after;
     }
 }
@@ -676,7 +852,7 @@ proptest! {
                     _ => {}
                 }
             }
-            for (at, chain) in world.machine.map.partitions.iter().enumerate() {
+            for (at, chain) in world.machine.chains.map().partitions.iter().enumerate() {
                 let members = epochs.entry((PartitionId(at as u32), chain.epoch)).or_insert_with(|| chain.members.clone());
                 prop_assert_eq!(&*members, &chain.members, "an epoch stands for one chain");
             }
@@ -701,3 +877,6 @@ proptest! {
         prop_assert_eq!(held, PARTITIONS as usize);
     }
 }
+
+mod chains;
+mod large;
