@@ -1,7 +1,7 @@
 //! A cluster of chains that are played: real lanes, made-up servers, for tests of how a session follows them.
 //!
 //! What a chain holds is kept once, as if replication took no time. A server that has not heard of a chain's newest epoch
-//! is cut off: it takes pushes and acknowledges none.
+//! is stopped for who shares its view of it, and only tells those apart who know better.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -129,8 +129,6 @@ pub(super) struct Chains {
     pub(super) books: Vec<Book>,
     /// What each server has heard.
     views: BTreeMap<ShardId, Vec<PartitionChain>>,
-    /// What a head that is cut off has applied for itself: up to this sequence, so many pushes in all.
-    alone: BTreeMap<(ShardId, u32), (u64, usize)>,
 }
 
 impl Chains {
@@ -156,7 +154,6 @@ impl Chains {
             books: chains.iter().map(|_| Book::default()).collect(),
             views: (0..servers).map(|shard| (ShardId(shard), chains.clone())).collect(),
             chains,
-            alone: BTreeMap::new(),
         }
     }
 
@@ -169,7 +166,6 @@ impl Chains {
     /// A server hears of every chain.
     pub(super) fn tell(&mut self, shard: ShardId) {
         self.views.insert(shard, self.chains.clone());
-        self.alone.retain(|(of, _), _| *of != shard);
     }
 
     pub(super) fn publish(&self) {
@@ -188,15 +184,32 @@ impl Chains {
         let mut any = false;
         for lane in self.lanes.get(&shard).cloned().unwrap_or_default() {
             if let Some(header) = self.port.peek(lane) {
-                any = true;
                 let mut payload = vec![0; header.length as usize];
                 self.port.copy_payload(lane, 0, &mut payload);
+                if self.is_stopped_for(shard, &header, &payload) {
+                    continue;
+                }
+                any = true;
                 self.port.consume(lane);
                 self.handle(shard, lane, &header, &payload);
             }
         }
         self.port.flush();
         any
+    }
+
+    fn is_stopped_for(&self, shard: ShardId, header: &Header, payload: &[u8]) -> bool {
+        let outdated = |partition: usize, epoch: Epoch| {
+            let view = self.views[&shard][partition].epoch;
+            view < self.chains[partition].epoch && epoch <= view
+        };
+        if header.kind != Kind::Clock {
+            return outdated(header.partition.0 as usize, header.epoch);
+        }
+        payload.chunks_exact(ClockEntry::BYTES).any(|bytes| {
+            let (entry, _) = ClockEntry::split(bytes).unwrap();
+            outdated(entry.partition.get() as usize, Epoch(entry.epoch.get()))
+        })
     }
 
     fn handle(&mut self, shard: ShardId, lane: LaneId, header: &Header, payload: &[u8]) {
@@ -226,34 +239,26 @@ impl Chains {
     fn order(&mut self, shard: ShardId, lane: LaneId, header: &Header, value: Option<f32>) {
         let at = header.partition.0 as usize;
         let view = &self.views[&shard][at];
-        let (epoch, current) = (view.epoch, view.epoch == self.chains[at].epoch);
+        let epoch = view.epoch;
         let book = &mut self.books[at];
-        let alone = self.alone.entry((shard, header.partition.0)).or_insert((book.last, book.applied.len()));
-        let last = if current { book.last } else { alone.0 };
         let code = if view.members[0] != shard {
             Some(RetryCode::WrongHead)
         } else if header.epoch != epoch {
             Some(RetryCode::UnknownEpoch)
-        } else if header.sequence.0 > last + 1 {
+        } else if header.sequence.0 > book.last + 1 {
             Some(RetryCode::SequenceGap)
         } else {
             None
         };
-        if let Some(code) = code {
-            return self.retry(lane, header, code, last + 1, epoch);
-        }
-        let new = header.sequence.0 == last + 1;
-        if !current {
-            *alone = (last + u64::from(new), alone.1 + usize::from(new && value.is_some()));
-            return;
-        }
-        if new {
+        if code.is_none() && header.sequence.0 == book.last + 1 {
             book.last += 1;
             book.applied.extend(value);
         }
-        *alone = (book.last, book.applied.len());
         let last = book.last;
-        self.outcome(lane, header.session, header.partition, epoch, last);
+        match code {
+            None => self.outcome(lane, header.session, header.partition, epoch, last),
+            Some(code) => self.retry(lane, header, code, last + 1, epoch),
+        }
     }
 
     pub(super) fn lane(&self, shard: ShardId) -> LaneId {
@@ -305,14 +310,12 @@ impl Chains {
         let view = &self.views[&shard][at];
         let current = view.epoch == self.chains[at].epoch;
         let serves = if body.flags & PULL_STRONG != 0 {
-            // One that is cut off has no lease.
+            // One that has not heard of its chain has no lease.
             current && header.epoch == view.epoch && view.members.last() == Some(&shard)
         } else {
             view.members[0] == shard
         };
-        let applied = self.books[at].applied.len();
-        let alone = self.alone.get(&(shard, header.partition.0)).filter(|_| !current);
-        let count = alone.map_or(applied, |(_, pushes)| *pushes);
+        let count = self.books[at].applied.len();
         let reply = PullReplyBody {
             lsn: 0.into(),
             clock: NO_CLOCK.into(),

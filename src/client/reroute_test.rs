@@ -217,6 +217,34 @@ fn what_a_partition_waits_for_is_named() {
     assert!(cause.starts_with("partition 1 waits for server thread 1"), "{cause}");
 }
 
+/// A pull that its only server could not answer used to be asked again at once wherever the tail was by then, ahead of
+/// the pushes before it, which were still on their way to another server.
+#[test]
+fn a_strong_pull_that_is_asked_again_still_sees_the_pushes_before_it() {
+    let mut rig = Rig::new(1, 2);
+    rig.push();
+    rig.settle();
+    rig.chains.change(0, &[0]);
+    rig.chains.tell(ShardId(0));
+    rig.push();
+    rig.pull(true);
+    rig.until("the server says that it does not serve this epoch", |rig| {
+        rig.chains.serve(ShardId(0));
+        !rig.engine.waiting_pulls.is_empty()
+    });
+    rig.chains.change(0, &[1, 0]);
+    rig.chains.tell(ShardId(0));
+    rig.chains.publish();
+    let due = rig.engine.waiting_pulls[0].at;
+    rig.until("the wait is over", |_| Instant::now() >= due);
+    for _ in 0..100 {
+        rig.turn();
+        rig.chains.serve(ShardId(0));
+    }
+    assert_eq!(rig.pulls.len(), 1, "its push is not at the head yet");
+    rig.settle();
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Push,

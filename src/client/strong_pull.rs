@@ -41,10 +41,13 @@ impl<F: Fabric> Engine<F> {
         self.waiting_pulls.push(WaitingPull { pull, part, partition, behind, at: Instant::now() });
     }
 
-    /// Has a part that a server could not answer wait before it is asked again.
+    /// Has a part that a server could not answer wait before it is asked again. By then the tail may be another server
+    /// than the one that also took this session's pushes.
     pub(super) fn ask_later(&mut self, pull: SlotId, part: u32, partition: PartitionId) {
+        let strong = self.pulls.get(pull).is_some_and(|state| state.strong());
+        let behind = if strong { self.routes[partition.0 as usize].flow.next() } else { Sequence(0) };
         let at = Instant::now() + SERVING_DELAY;
-        self.waiting_pulls.push(WaitingPull { pull, part, partition, behind: Sequence(0), at });
+        self.waiting_pulls.push(WaitingPull { pull, part, partition, behind, at });
     }
 
     /// Queues the pulls whose wait is over.
