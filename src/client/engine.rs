@@ -39,9 +39,10 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Largest payload of a record: a quarter of a ring, less its header and body.
+    /// Largest payload of a record: a quarter of a ring, less its header and body, and less those of a batch, as which it
+    /// goes on from server to server.
     pub(super) fn payload_bytes(&self) -> usize {
-        (self.ring_bytes / 4).saturating_sub(crate::wire::HEADER_BYTES + 48)
+        (self.ring_bytes / 4).saturating_sub(crate::wire::HEADER_BYTES + 48 + 128)
     }
 
     /// Reply space that pulls and questions may promise: half of the inbox. A quarter is for pushes and clocks, which

@@ -12,6 +12,8 @@
 //! coordinator and shard loop: what they must do for [`Replica`](gradwire::chain::Replica) is written down here once
 //! more, in `node.rs` and `authority.rs`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod authority;
 mod checks;
 mod client;

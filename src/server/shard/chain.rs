@@ -29,6 +29,8 @@ pub(super) struct Held {
     pub(super) gap_told: bool,
     /// A batch found no room in the log and was dropped.
     pub(super) full: bool,
+    /// Another is about to head in its place: it orders nothing more.
+    pub(super) yields: bool,
     /// Who gets batches from here.
     pub(super) down: Option<Downstream>,
     /// This replica is no member yet.
@@ -86,6 +88,7 @@ impl Held {
             reported: false,
             gap_told: false,
             full: false,
+            yields: false,
             down: Downstream::of(chain, own),
             joining: position.is_none().then(Joining::default),
             left: false,
@@ -104,7 +107,7 @@ impl Held {
         }
         self.chain = chain.clone();
         (self.up, self.told, self.owed, self.reported) = (None, None, None, false);
-        (self.gap_told, self.full) = (false, false);
+        (self.gap_told, self.full, self.yields) = (false, false, false);
         self.down = Downstream::of(chain, own);
         self.joining = None;
         self.left = false;
@@ -116,7 +119,7 @@ impl Held {
 
     /// Whether it takes pushes.
     pub(super) fn heads(&self) -> bool {
-        self.joining.is_none() && !self.left && self.replica.position().heads()
+        self.joining.is_none() && !self.left && !self.yields && self.replica.position().heads()
     }
 
     /// Why a session's record has no place in the order here, if it has none. A session that is not live here may be one
@@ -134,6 +137,11 @@ impl Held {
     pub(super) fn answers_strongly(&self) -> bool {
         let caught_up = !self.chain.unsynced || self.reported;
         self.joining.is_none() && !self.left && caught_up && self.replica.position().tails()
+    }
+
+    /// Whether it has ordered what is not acknowledged yet. Another head may order something else in its place.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.replica.position().heads() && self.replica.acked_lsn() < self.replica.lsn()
     }
 
     /// Whether what is ordered here is sent on.

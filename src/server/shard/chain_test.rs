@@ -449,6 +449,58 @@ fn a_record_of_an_older_epoch_changes_nothing() {
     world.check_sums();
 }
 
+#[test]
+fn a_head_that_becomes_a_follower_has_nothing_that_the_new_head_does_not_have() {
+    let mut world = World::new(&[0, 1]);
+    for round in 0..50 {
+        world.push(&[round % 7, 10 + round], KeyForm::Inline);
+    }
+    // Ordered, sent on, and not acknowledged: it takes no more and waits.
+    let node = world.nodes.get_mut(&0).unwrap();
+    node.shard.turn(Instant::now());
+    world.chain = PartitionChain { epoch: Epoch(2), members: vec![ShardId(1), ShardId(0)], ..world.chain };
+    let (reply, answer) = bounded(1);
+    let holds = world.holds(true);
+    world.nodes[&0].mailbox.send(Command::Hold { holds: holds.clone(), reply }).unwrap();
+    let started = Instant::now();
+    while answer.try_recv().is_err() {
+        assert!(started.elapsed() < WATCHDOG);
+        world.turn();
+    }
+    world.tell(1, Command::Hold { holds, reply: bounded(1).0 });
+    world.resend();
+    for round in 0..50 {
+        world.push(&[round % 5], KeyForm::Inline);
+    }
+    world.check_sums();
+    world.kill(1);
+    world.change(&[0], None, false);
+    world.check_sums();
+}
+
+#[test]
+fn a_head_that_is_not_acknowledged_in_time_leaves_when_another_takes_its_place() {
+    let mut world = World::new(&[0, 1]);
+    world.push(&[1, 2], KeyForm::Inline);
+    let node = world.nodes.get_mut(&0).unwrap();
+    // The other takes no turn, so nothing is acknowledged.
+    node.shard.turn(Instant::now());
+    let chain =
+        PartitionChain { epoch: Epoch(2), members: vec![ShardId(1), ShardId(0)], ..world.chain.clone() };
+    let roles = vec![Role { partition: HERE, chain }];
+    let (reply, answer) = bounded(1);
+    let holds = Holds { roles, ..world.holds(true) };
+    let node = world.nodes.get_mut(&0).unwrap();
+    node.mailbox.send(Command::Hold { holds, reply }).unwrap();
+    let now = Instant::now();
+    node.shard.turn(now);
+    assert!(answer.try_recv().is_err(), "it waits");
+    node.shard.turn(now + Duration::from_secs(1));
+    answer.try_recv().unwrap().unwrap();
+    let said: Vec<Notice> = node.notices.try_iter().collect();
+    assert!(said.iter().any(|notice| matches!(notice, Notice::Leave { .. })), "{said:?}");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Push(Vec<u64>),

@@ -90,9 +90,7 @@ impl<F: Fabric> Shard<F> {
                 reply.send(self.adopt(end, peer, now)).ok();
             }
             Command::LinkFailed { to } => self.link_failed(to, now),
-            Command::Hold { holds, reply } => {
-                reply.send(self.hold(&holds, now)).ok();
-            }
+            Command::Hold { holds, reply } => self.begin_hold(holds, reply, now),
             Command::Orphan(orphan) => self.held.iter_mut().for_each(|held| held.replica.set_orphan(orphan)),
             Command::CreateTable { table, schema, reply } => {
                 reply.send(self.create_table(table, &schema)).ok();

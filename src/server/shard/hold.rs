@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
 use thiserror::Error;
 
 use super::chain::{Held, position_in};
@@ -54,7 +55,48 @@ pub(crate) enum HoldError {
     Table(#[from] TableError),
 }
 
+/// How long a head that is to follow waits for the acknowledgement of what it ordered (design, section 7).
+const HANDOVER: Duration = Duration::from_millis(100);
+
+/// An order that waits for heads to finish.
+pub(super) struct Waiting {
+    holds: Holds,
+    reply: Sender<Result<(), HoldError>>,
+    pub(super) until: Instant,
+}
+
 impl<F: Fabric> Shard<F> {
+    /// Holds what it is told, at once or, where it has to follow another head, when what it ordered is acknowledged.
+    pub(super) fn begin_hold(&mut self, holds: Holds, reply: Sender<Result<(), HoldError>>, now: Instant) {
+        if let Some(before) = self.waiting.take() {
+            before.reply.send(self.hold(&before.holds, now)).ok();
+        }
+        for role in &holds.roles {
+            let Some(place) = self.place_of(role.partition) else { continue };
+            let held = &mut self.held[place];
+            let follows = position_in(&role.chain, self.shard).is_some_and(|position| !position.heads());
+            if follows && role.chain.epoch > held.chain.epoch && held.heads() {
+                held.settle();
+                held.yields = true;
+                self.touch(place);
+            }
+        }
+        self.waiting = Some(Waiting { holds, reply, until: now + HANDOVER });
+        self.end_wait(now);
+    }
+
+    /// Carries out the order that waits, if it need not wait any longer. False when there is none, or it still waits.
+    pub(super) fn end_wait(&mut self, now: Instant) -> bool {
+        let unfinished = self.held.iter().any(|held| held.yields && held.is_ahead());
+        match self.waiting.take_if(|waiting| !unfinished || now >= waiting.until) {
+            Some(waiting) => {
+                waiting.reply.send(self.hold(&waiting.holds, now)).ok();
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Holds these partitions and no others. One that is held under the same epoch stays as it is; one under an older
     /// epoch keeps what it has and takes its new place; the others begin empty.
     ///
@@ -126,7 +168,12 @@ impl<F: Fabric> Shard<F> {
         let whole = held.joining.as_ref().is_none_or(|joining| joining.is_complete());
         match position_in(chain, own) {
             Some(position) if whole && !anew => {
+                let astray = !position.heads() && held.is_ahead();
                 held.take_up(chain, own, position);
+                if astray {
+                    // The new head has other batches under the same numbers, or will have.
+                    self.leave(&mut held, "another heads, and what this one had ordered is not acknowledged");
+                }
                 Ok(held)
             }
             _ => {

@@ -45,6 +45,7 @@ pub(crate) use lanes::Peer;
 
 use self::answer::Answer;
 use self::chain::Held;
+use self::hold::Waiting;
 use self::lanes::Seat;
 use self::lease::Lease;
 use self::links::{EarlyLink, Outbound};
@@ -135,6 +136,8 @@ pub(crate) struct Shard<F: Fabric> {
     outbound: BTreeMap<ShardId, Outbound>,
     /// Links of epochs that are not in force here yet.
     early: Vec<EarlyLink>,
+    /// An order that waits for heads to finish.
+    waiting: Option<Waiting>,
     /// The last record from the thread before this one.
     inbound: Vec<u64>,
     lanes: Vec<Seat>,
@@ -180,6 +183,7 @@ impl<F: Fabric> Shard<F> {
             unsent: Vec::new(),
             outbound: BTreeMap::new(),
             early: Vec::new(),
+            waiting: None,
             inbound: Vec::new(),
             lanes: Vec::new(),
             sessions: BTreeMap::new(),
@@ -215,6 +219,7 @@ impl<F: Fabric> Shard<F> {
         // A push is applied as it is received: it must have been before it is an entry (C1).
         let received = self.receive(now) || arrived;
         let sent = self.forward(now);
+        let sent = self.end_wait(now) || sent;
         let told = self.reply(now);
         self.fabric.flush();
         let expired = self.timers(now);

@@ -8,11 +8,11 @@ use super::Shard;
 use super::keys::Naming;
 use super::rows::Rows;
 use super::rows::Values;
-use crate::chain::{Admission, EntryFlags, LogSlot, PushHead};
+use crate::chain::{Admission, BATCH_HEADER_BYTES, ENTRY_HEADER_BYTES, EntryFlags, LogSlot, PushHead};
 use crate::lane::Fabric;
 use crate::store::Digest;
 use crate::wire::ids::{Sequence, TableId};
-use crate::wire::{Encoding, Header, KeyForm, Level, PushBody, PushOp, RefusalCode, RetryCode};
+use crate::wire::{Encoding, HEADER_BYTES, Header, KeyForm, Level, PushBody, PushOp, RefusalCode, RetryCode};
 
 /// Why a push that was admitted is no entry with keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,11 @@ impl<F: Fabric> Shard<F> {
             table: header.table,
             clock: header.clock,
             level: Level::from_wire(body.level).unwrap_or(Level::Replicated),
-            bytes: header.length as usize + named,
+            // What no batch can carry on is refused like what no log takes: in its turn, for good.
+            bytes: match header.length as usize + named {
+                bytes if bytes > self.most_carried(place) => usize::MAX,
+                bytes => bytes,
+            },
         };
         let code = match self.admit(place, head) {
             Admission::Order(slot) => {
@@ -91,6 +95,14 @@ impl<F: Fabric> Shard<F> {
         let digest = Digest(super::keys::digest_of(&body.digest));
         let keys = self.rows.named_count(header.table, header.partition, header.session, digest);
         keys.map(|keys| keys * size_of::<u64>()).ok_or(KeysMissing)
+    }
+
+    /// Bytes of the largest payload that a batch can carry on from here.
+    fn most_carried(&self, place: usize) -> usize {
+        let Some(down) = &self.held[place].down else { return usize::MAX };
+        // All servers of a cluster have the same rings; a log is two of them, a record a quarter of one.
+        let record = down.lane.map_or(self.log_bytes / 8, |lane| self.fabric.max_record(lane));
+        record.saturating_sub(HEADER_BYTES + BATCH_HEADER_BYTES + ENTRY_HEADER_BYTES)
     }
 
     /// Asks the replica; a full log is settled first, which in a chain of one empties it.

@@ -41,6 +41,11 @@ impl<F: Fabric> Shard<F> {
         let parked = self.parked.iter().map(|parked| parked.deadline).min();
         let stuck = self.lanes.iter().any(|lane| lane.stuck_since.is_some()) || !self.unsent.is_empty();
         let stuck = stuck.then(|| now + CREDIT_POLL);
-        parked.into_iter().chain(stuck).chain(self.next_link()).min()
+        parked
+            .into_iter()
+            .chain(stuck)
+            .chain(self.next_link())
+            .chain(self.waiting.as_ref().map(|waiting| waiting.until))
+            .min()
     }
 }
