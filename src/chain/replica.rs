@@ -6,8 +6,8 @@ use super::admission::{AckError, Admission, ControlEntry, Outcome, PushHead, Ret
 use super::batch::{BATCH_HEADER_BYTES, ENTRY_HEADER_BYTES, EntryFlags, EntryHead, EntryKind, entry_bytes};
 use super::log::{FIRST_BYTES, Fit, Log};
 use super::sessions::{SessionStatus, Sessions};
-use crate::wire::RefusalCode;
 use crate::wire::ids::{Clock, Epoch, Lsn, PartitionId, Sequence, SessionId};
+use crate::wire::{HEADER_BYTES, RefusalCode};
 
 /// A batch is sealed before it would grow past this: large enough that headers and checksums cost nothing, small
 /// enough to stay in a core's second cache level between copy and forward. A larger entry is a batch of its own.
@@ -121,7 +121,8 @@ impl Replica {
             // A quarter: while others fill the log, a large push still finds its room soon.
             max_payload: log_bytes / 4 - BATCH_HEADER_BYTES - ENTRY_HEADER_BYTES,
             serial: 0,
-            log: Log::new(log_bytes, SEAL_BYTES.min(log_bytes / 4)),
+            // A log is two rings and a record a quarter of one: a sealed batch, with its header, is always carried on.
+            log: Log::new(log_bytes, SEAL_BYTES.min(log_bytes / 8 - HEADER_BYTES)),
             sessions: Sessions::default(),
         })
     }

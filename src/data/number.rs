@@ -237,7 +237,7 @@ pub(super) fn last_digits(word: u64, count: u32) -> (u64, u64) {
 /// The values of the last `count` digits of a word, 1 to 8 of them, with zeros before.
 #[inline(always)]
 fn last_nibbles(word: u64, count: u32) -> u64 {
-    let unused = 64u32.wrapping_sub(8 * count);
+    let unused = 64u32.wrapping_sub(count.wrapping_mul(8));
     (word ^ ZEROS).wrapping_shr(unused).wrapping_shl(unused)
 }
 
@@ -247,7 +247,7 @@ fn last_nibbles(word: u64, count: u32) -> u64 {
 pub(super) fn last_number(word: u64, length: u32) -> (f32, u64) {
     /// Exact in f32; the last one is for no dot.
     const POWERS: [f32; 9] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e0];
-    let first = word.wrapping_shr(64u32.wrapping_sub(8 * length)) as u8;
+    let first = word.wrapping_shr(64u32.wrapping_sub(length.wrapping_mul(8))) as u8;
     let negative = u32::from(first == b'-');
     let count = length.wrapping_sub(negative);
     let nibbles = last_nibbles(word, count);

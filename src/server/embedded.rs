@@ -301,6 +301,7 @@ impl EmbeddedConfig {
             spin: self.spin,
             cores: if self.pin { (0..self.shards as usize).collect() } else { Vec::new() },
             deadline: self.deadline,
+            fatal: false,
             lease: Lease::unending(),
             // A chain of one wants nothing of others.
             notices: unbounded().0,

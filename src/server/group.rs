@@ -29,6 +29,8 @@ pub(super) struct GroupConfig {
     pub(super) cores: Vec<usize>,
     /// How long a thread may take to answer.
     pub(super) deadline: Duration,
+    /// A bug in a thread ends the process.
+    pub(super) fatal: bool,
     /// Until when the coordinator counts on the threads.
     pub(super) lease: Lease,
     /// Where they say what they want of others.
@@ -88,7 +90,10 @@ impl Group {
                 notices: config.notices.clone(),
             };
             let core = (!config.cores.is_empty()).then(|| config.cores[at % config.cores.len()]);
-            group.shards.push(ShardThread::start(shard, ThreadConfig { spin: config.spin, core })?);
+            group.shards.push(ShardThread::start(
+                shard,
+                ThreadConfig { spin: config.spin, core, fatal: config.fatal },
+            )?);
         }
         Ok(group)
     }

@@ -387,6 +387,7 @@ impl Shared {
             spin: self.config.spin,
             cores: self.config.cores.clone(),
             deadline: SHARD_DEADLINE,
+            fatal: true,
             lease: self.lease.clone(),
             notices,
         };

@@ -22,6 +22,20 @@ pub(super) struct ThreadConfig {
     pub(super) spin: Duration,
     /// The core to stay on.
     pub(super) core: Option<usize>,
+    /// A bug that ends the thread ends the process: others in its chains then take over, where a process that renews its
+    /// lease and does nothing would hold them up for ever.
+    pub(super) fatal: bool,
+}
+
+/// Ends the process when its thread panics.
+struct Fatal;
+
+impl Drop for Fatal {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
 }
 
 /// A running shard, to those who ask things of it.
@@ -56,6 +70,7 @@ impl ShardThread {
             .spawn(move || {
                 // Dropped when the thread ends, by a bug too.
                 let _alive: Sender<()> = alive;
+                let _fatal = behaviour.fatal.then_some(Fatal);
                 gradwire_kernels::set_float_control();
                 if let Some(core) = behaviour.core {
                     // Unpinned is slower and nothing else.

@@ -218,7 +218,8 @@ impl World {
         let mut again = false;
         for number in self.nodes.keys().copied().collect::<Vec<_>>() {
             let lane = self.nodes[&number].lane;
-            while let Some(header) = self.client.peek(lane) {
+            // Answers to pulls are for who pulled.
+            while let Some(header) = self.client.peek(lane).filter(|header| header.kind != Kind::PullReply) {
                 let mut payload = vec![0; header.length as usize];
                 self.client.copy_payload(lane, 0, &mut payload);
                 self.client.consume(lane);
@@ -433,7 +434,7 @@ fn a_record_of_an_older_epoch_changes_nothing() {
     world.settle();
     // The old head is out and does not know it: it holds its old place.
     let old = world.chain.clone();
-    world.chain = PartitionChain::of(Epoch(2), vec![ShardId(1)]);
+    world.chain = PartitionChain { epoch: Epoch(2), members: vec![ShardId(1)], ..old.clone() };
     let holds = world.holds(true);
     let (reply, _answer) = bounded(1);
     world.tell(1, Command::Hold { holds, reply });

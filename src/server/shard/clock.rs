@@ -5,6 +5,7 @@ use std::time::Instant;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::Shard;
+use super::links::SLOW;
 use crate::chain::{RetryReason, Verdict};
 use crate::lane::Fabric;
 use crate::wire::ids::{Epoch, PartitionId, RequestId, Sequence};
@@ -61,6 +62,11 @@ impl<F: Fabric> Shard<F> {
             return verdict;
         }
         held.settle();
-        held.replica.clock(header.session, sequence, epoch, resolved, header.clock)
+        let verdict = held.replica.clock(header.session, sequence, epoch, resolved, header.clock);
+        if verdict != Verdict::Retry(RetryReason::LogFull) {
+            return verdict;
+        }
+        self.give_up_joiner(place, SLOW);
+        self.held[place].replica.clock(header.session, sequence, epoch, resolved, header.clock)
     }
 }

@@ -20,6 +20,8 @@ use crate::wire::{ChunkBody, CopiedBody, HEADER_BYTES, Header, Kind, MetaBody, N
 
 /// Bytes of a piece: small enough that no push waits long behind it.
 const PIECE_BYTES: usize = 32 << 10;
+/// Bytes of a piece of state: fits the largest record of the smallest ring.
+const META_BYTES: usize = 8 << 10;
 /// Bytes of copies that one partition sends in a turn.
 const TURN_BYTES: usize = 128 << 10;
 
@@ -48,7 +50,7 @@ impl Copying {
             meta.extend_from_slice(&schema);
         }
         meta.extend_from_slice(snapshot);
-        let pieces = meta.len().div_ceil(PIECE_BYTES).max(1) as u32;
+        let pieces = meta.len().div_ceil(META_BYTES).max(1) as u32;
         Self { lsn, meta, pieces, next_piece: 0, tables: tables.into(), cursor: 0, ended: false }
     }
 
@@ -80,8 +82,8 @@ impl<F: Fabric> Shard<F> {
             let (header, body, parts, next): (Header, Vec<u8>, Rows32, Step) =
                 match (copy.is_before_batches(), copy.tables.front().copied()) {
                     (true, _) => {
-                        let from = copy.next_piece as usize * PIECE_BYTES;
-                        let until = (from + PIECE_BYTES).min(copy.meta.len());
+                        let from = copy.next_piece as usize * META_BYTES;
+                        let until = (from + META_BYTES).min(copy.meta.len());
                         let head = MetaBody {
                             lsn: copy.lsn.0.into(),
                             piece: copy.next_piece.into(),
@@ -93,7 +95,8 @@ impl<F: Fabric> Shard<F> {
                     }
                     (false, Some(table)) => {
                         let words = rows.row_words(table).unwrap_or(0);
-                        let most = (PIECE_BYTES / (8 + 4 * words)).max(1);
+                        let piece = PIECE_BYTES.min(fabric.max_record(lane) / 2);
+                        let most = (piece / (8 + 4 * words)).max(1);
                         // A table that was dropped meanwhile has nothing to copy.
                         let next = rows.export(table, partition, copy.cursor, most).unwrap_or(None);
                         let (keys, row_words) = rows.take_exported();
@@ -139,8 +142,13 @@ impl<F: Fabric> Shard<F> {
                     copy.cursor = 0;
                 }
                 (Ok(()), Step::End) => copy.ended = true,
-                (Err(WriteError::Full | WriteError::Down | WriteError::TooLarge { .. }), _) => {
-                    return (moved > 0, false);
+                (Err(WriteError::Full | WriteError::Down), _) => return (moved > 0, false),
+                (Err(WriteError::TooLarge { .. }), _) => {
+                    self.give_up_joiner(
+                        place,
+                        "a row is larger than its lane takes; give all servers larger rings",
+                    );
+                    return (true, true);
                 }
             }
             moved += HEADER_BYTES + bytes;

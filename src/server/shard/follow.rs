@@ -6,7 +6,7 @@ use std::time::Instant;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::lanes::Peer;
-use super::links::{EarlyLink, link_header};
+use super::links::{EarlyLink, SLOW, link_header};
 use super::push::entry_push;
 use super::{Notice, Shard};
 use crate::chain::{Entry, EntryKind, Received};
@@ -103,7 +103,11 @@ impl<F: Fabric> Shard<F> {
                 return;
             }
             Ok(Received::Full) => {
-                // It comes again once those behind have acknowledged more.
+                // Nobody waits for a joiner; what others hold up comes again once they have acknowledged more.
+                if self.held[place].down.as_ref().is_some_and(|down| down.joiner && down.next.is_some()) {
+                    self.give_up_joiner(place, SLOW);
+                    return self.follow(at, place, bytes, now);
+                }
                 self.held[place].full = true;
                 return;
             }

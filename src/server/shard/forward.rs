@@ -4,9 +4,9 @@
 
 use std::time::Instant;
 
-use super::Shard;
 use super::lanes::Peer;
 use super::links::link_header;
+use super::{Notice, Shard, TURN_BYTES};
 use crate::lane::{Fabric, LaneId, StateEntry, WriteError};
 use crate::wire::{Header, Kind, padded};
 
@@ -37,6 +37,10 @@ impl<F: Fabric> Shard<F> {
             !over
         });
         self.unsent.append(&mut unsent);
+        // None of those who wait for credit is always the first to get it.
+        if self.unsent.len() > 1 {
+            self.unsent.rotate_left(1);
+        }
         any
     }
 
@@ -64,20 +68,24 @@ impl<F: Fabric> Shard<F> {
             };
         }
         let began = next;
-        let mut lost = false;
-        while next <= held.replica.lsn() {
+        let mut lost = None;
+        let mut bytes = 0;
+        while next <= held.replica.lsn() && bytes < TURN_BYTES {
             let Some(batch) = held.replica.batch(next) else {
-                lost = true;
+                lost = Some("it lacks batches that are no longer kept");
                 break;
             };
             let padding = &PADDING[..padded(batch.len()) - batch.len()];
             let head = Header { length: batch.len() as u32, shard: down.shard, ..header }.to_bytes();
             match fabric.write(lane, &[&head, batch, padding], true) {
-                Ok(()) => next = next.next(),
+                Ok(()) => {
+                    next = next.next();
+                    bytes += batch.len();
+                }
                 // The end of the lane comes as an event.
                 Err(WriteError::Full | WriteError::Down) => break,
                 Err(WriteError::TooLarge { .. }) => {
-                    lost = true;
+                    lost = Some("a batch is larger than its lane takes; give all servers rings of one size");
                     break;
                 }
             }
@@ -85,11 +93,12 @@ impl<F: Fabric> Shard<F> {
         down.next = Some(next);
         self.counts.batches_sent += next.0 - began.0;
         let copying = down.copy.is_some();
-        if lost {
-            // A handshake finds out what can still be done.
+        if let Some(reason) = lost {
+            // It would never catch up: out of the chain, and back by joining.
             (down.next, down.copy) = (None, None);
-            let at = self.seat_of(lane);
-            at.into_iter().for_each(|at| self.cut(at));
+            let (partition, epoch, shard) = (held.partition, held.chain.epoch, down.shard);
+            let reason = format!("its predecessor says: {reason}");
+            self.notify(Notice::Leave { partition, epoch, shard, reason });
             return (true, true);
         }
         let all = next > self.held[place].replica.lsn();
@@ -122,17 +131,23 @@ impl<F: Fabric> Shard<F> {
         let held = &mut self.held[place];
         let Some(down) = held.down.as_mut().filter(|down| down.lane == Some(lane)) else { return };
         // C4: of another epoch it says nothing here.
-        if entry.epoch != held.chain.epoch || down.next.is_none() {
+        if entry.epoch != held.chain.epoch {
             return;
         }
+        // An entry overtakes the records of its lane: this one may come before the answer to our link, and once only.
+        let answered = down.next.is_some();
         if down.joiner {
             // Nobody waits for it, but what it has is kept no longer.
-            if (down.kept..=held.replica.lsn()).contains(&entry.acked_lsn) {
+            if answered && (down.kept..=held.replica.lsn()).contains(&entry.acked_lsn) {
                 down.kept = entry.acked_lsn;
                 held.replica.keep_after(Some(entry.acked_lsn));
             }
         } else if held.replica.acked(entry.acked_lsn).is_err() {
-            return self.cut(at);
+            // One that is ahead says so in its answer too, and is made to leave then.
+            if answered {
+                self.cut(at);
+            }
+            return;
         }
         self.ask_for_dropped(place, now);
         self.touch(place);

@@ -129,13 +129,13 @@ impl<F: Fabric> Shard<F> {
         for session in holds.sessions.iter() {
             self.sessions.entry(*session).or_insert(None);
         }
-        outcome?;
-        self.bring_up_to_date(holds)?;
+        // What one partition lacks keeps none of the others from its neighbours.
+        let outcome = outcome.and(self.bring_up_to_date(holds));
         self.open_links(now);
         for link in std::mem::take(&mut self.early) {
             self.on_early_link(link, now);
         }
-        Ok(())
+        outcome
     }
 
     fn places_of(&self, holds: &Holds) -> Result<Vec<u32>, HoldError> {
@@ -221,12 +221,17 @@ impl<F: Fabric> Shard<F> {
     fn bring_up_to_date(&mut self, holds: &Holds) -> Result<(), HoldError> {
         let tables: BTreeSet<TableId> = holds.tables.iter().map(|(table, _)| *table).collect();
         let sessions: BTreeSet<SessionId> = holds.sessions.iter().copied().collect();
+        let mut outcome = Ok(());
         self.sessions.retain(|session, _| sessions.contains(session) || *session > holds.last_session);
         for place in (0..self.held.len()).filter(|place| self.held[*place].heads()).collect::<Vec<_>>() {
             let partition = self.held[place].partition;
             for (table, schema) in holds.tables.iter() {
-                if self.rows.create(*table, schema, partition)? {
-                    self.order_event(place, Event::TableCreated(*table, encode_schema(schema).into()));
+                match self.rows.create(*table, schema, partition) {
+                    Ok(true) => {
+                        self.order_event(place, Event::TableCreated(*table, encode_schema(schema).into()));
+                    }
+                    Ok(false) => {}
+                    Err(error) => outcome = outcome.and(Err(error.into())),
                 }
             }
             for table in self.rows.tables_of(partition) {
@@ -237,7 +242,9 @@ impl<F: Fabric> Shard<F> {
             let live: Vec<SessionId> =
                 self.held[place].replica.sessions().map(|session| session.session).collect();
             for session in &sessions {
-                self.order_event(place, Event::ClientBegan(*session));
+                if self.held[place].replica.expected(*session).is_none() {
+                    self.order_event(place, Event::ClientBegan(*session));
+                }
             }
             for session in live {
                 if !sessions.contains(&session) && session <= holds.last_session {
@@ -246,6 +253,6 @@ impl<F: Fabric> Shard<F> {
                 }
             }
         }
-        Ok(())
+        outcome
     }
 }

@@ -168,7 +168,7 @@ impl<F: Fabric> Shard<F> {
             return Err("rows came for what is no joiner".to_owned());
         };
         // Dropped after the copy began: the sender finds out at its next piece.
-        if rows.row_words(table).is_none() {
+        if rows.scan_order(table, held.partition).is_none() {
             return Ok(());
         }
         let (count, words) = (body.rows.get() as usize, body.words.get() as usize);

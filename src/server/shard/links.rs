@@ -14,6 +14,8 @@ use crate::wire::{
     Header, Kind, LINK_JOINER, LINK_SUCCESSOR, LinkBody, LinkedBody, WANT_BATCHES, WANT_EVERYTHING,
 };
 
+/// Why a joiner is given up for whom the log has filled.
+pub(super) const SLOW: &str = "its copy is slower than the pushes that go on";
 /// Pause before a lane to a neighbour is asked for again.
 const LINK_PAUSE: Duration = Duration::from_millis(5);
 
@@ -71,6 +73,13 @@ impl<F: Fabric> Shard<F> {
 
     /// A lane that was wanted is here.
     pub(super) fn link_opened(&mut self, to: ShardId, lane: LaneId, now: Instant) {
+        if self.outbound.get(&to).is_some_and(|outbound| outbound.lane.is_some()) {
+            // Wanted, not wanted, and wanted again: one is enough.
+            if let Some(at) = self.seat_of(lane) {
+                self.cut(at);
+            }
+            return;
+        }
         self.outbound.insert(to, Outbound { lane: Some(lane), ask_at: None });
         self.open_links(now);
     }
@@ -99,6 +108,10 @@ impl<F: Fabric> Shard<F> {
                 for held in &mut self.held {
                     if let Some(down) = held.down.as_mut().filter(|down| down.lane == Some(lane)) {
                         (down.lane, down.next, down.copy) = (None, None, None);
+                        if down.joiner {
+                            // It begins again at the next link.
+                            held.replica.keep_after(None);
+                        }
                     }
                 }
             }
@@ -167,13 +180,13 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Nobody waits for a joiner: one for whom the log fills up begins again later.
-    pub(super) fn give_up_joiner(&mut self, place: usize) {
+    pub(super) fn give_up_joiner(&mut self, place: usize, reason: &str) {
         let held = &mut self.held[place];
         let Some(down) = held.down.as_mut().filter(|down| down.joiner && down.next.is_some()) else { return };
         (down.next, down.copy) = (None, None);
         let (partition, epoch, shard) = (held.partition, held.chain.epoch, down.shard);
         held.replica.keep_after(None);
-        let reason = "its copy is slower than the pushes that go on".to_owned();
+        let reason = reason.to_owned();
         self.notify(Notice::Leave { partition, epoch, shard, reason });
     }
 

@@ -231,8 +231,9 @@ impl<F: Fabric> Shard<F> {
 
     /// Whether the steps of a turn would find nothing, unless the mailbox or the fabric bring it.
     fn is_quiet(&self) -> bool {
-        let linked =
-            self.unsent.is_empty() && self.outbound.values().all(|outbound| outbound.ask_at.is_none());
+        let linked = self.unsent.is_empty()
+            && self.waiting.is_none()
+            && self.outbound.values().all(|outbound| outbound.ask_at.is_none());
         linked && self.touched.is_empty() && self.parked.is_empty() && self.lanes.iter().all(Seat::is_quiet)
     }
 

@@ -6,6 +6,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::Shard;
 use super::keys::Naming;
+use super::links::SLOW;
 use super::rows::Rows;
 use super::rows::Values;
 use crate::chain::{Admission, BATCH_HEADER_BYTES, ENTRY_HEADER_BYTES, EntryFlags, LogSlot, PushHead};
@@ -89,7 +90,9 @@ impl<F: Fabric> Shard<F> {
 
     /// Bytes of keys that a push adds in the log: those of a list it names, when somebody follows who may not have it.
     fn bytes_of_named(&self, place: usize, header: &Header, body: &PushBody) -> Result<usize, KeysMissing> {
-        if KeyForm::from_wire(body.key_form) != Some(KeyForm::Named) || !self.held[place].forwards() {
+        let named = KeyForm::from_wire(body.key_form) == Some(KeyForm::Named);
+        // One that is shorter than its body is refused as such.
+        if !named || !self.held[place].forwards() || (header.length as usize) < PushBody::BYTES {
             return Ok(0);
         }
         let digest = Digest(super::keys::digest_of(&body.digest));
@@ -113,7 +116,7 @@ impl<F: Fabric> Shard<F> {
                 held.settle();
                 match held.replica.admit(head) {
                     Admission::Retry(crate::chain::RetryReason::LogFull) if held.down.is_some() => {
-                        self.give_up_joiner(place);
+                        self.give_up_joiner(place, SLOW);
                         self.held[place].replica.admit(head)
                     }
                     admission => admission,
