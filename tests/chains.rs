@@ -119,9 +119,9 @@ fn any_server_may_be_killed_and_nothing_is_lost_or_counted_twice() {
 fn a_server_that_is_stopped_and_wakes_does_no_harm() {
     let mut running = Running::start(3);
     running.ledger(|running| {
-        running.servers[0].signal("STOP");
+        running.servers[0].signal("-STOP");
         running.await_status(|status| serving(status) == 2);
-        running.servers[0].signal("CONT");
+        running.servers[0].signal("-CONT");
     });
     running.await_status(|status| status.complete && serving(status) == 3);
     running.ledger(|_| ());
@@ -193,4 +193,46 @@ fn when_every_copy_is_gone_it_is_said_and_nothing_is_made_up() {
     assert!(!status.complete && status.chains.iter().any(|chain| !chain.available), "{status:#?}");
     let pushed = table.push(&[1], &[1.0]).and_then(|ticket| ticket.wait());
     assert!(pushed.is_err(), "a push to what is gone is not acknowledged");
+}
+
+/// Processes that this one started and whose command line has the word.
+fn children_of(parent: u32, word: &str) -> Vec<String> {
+    let stat = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let parent_of = |pid: &str| stat(pid).rsplit(')').next()?.split_whitespace().nth(1)?.parse::<u32>().ok();
+    let words = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let all =
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    all.filter(|pid| parent_of(pid) == Some(parent) && words(pid).split('\0').any(|own| own == word))
+        .collect()
+}
+
+#[test]
+fn up_with_copies_replaces_a_server_that_is_killed() {
+    let up = Process::start(&["up", "--servers", "3", "--replicas", "2"]);
+    let running = Running {
+        servers: Vec::new(),
+        coordinator: None,
+        address: up.address.clone(),
+        directory: tempfile::tempdir().unwrap(),
+    };
+    let before = running.await_status(|status| status.complete && serving(status) == 3);
+    // One that ends as soon as it has started is not started again.
+    let born = Instant::now();
+    let session = Cluster::connect(&up.address).unwrap().session().unwrap();
+    let table = session.sparse("w", 1, Add).unwrap();
+    let mut pushed = 0.0;
+    while born.elapsed() < Duration::from_secs(3) {
+        table.push(&[1, 2, 3], &[1.0; 3]).unwrap().wait().unwrap();
+        pushed += 1.0;
+    }
+    let servers = children_of(up.child.0.id(), "server");
+    assert_eq!(servers.len(), 3);
+    assert!(Command::new("kill").args(["-9", &servers[1]]).status().unwrap().success());
+    table.push(&[1, 2, 3], &[1.0; 3]).unwrap().wait().unwrap();
+    let known: Vec<_> = before.servers.iter().map(|server| server.server).collect();
+    let fresh = |status: &Status| status.servers.iter().any(|server| !known.contains(&server.server));
+    running.await_status(|status| status.complete && serving(status) == 3 && fresh(status));
+    let strong = Pull { strong: true, ..Pull::default() };
+    let rows = table.pull_with(&[1, 2, 3], strong).unwrap().wait().unwrap();
+    assert!(rows.iter().all(|value| *value == pushed + 1.0), "{:?} after {pushed} pushes", &rows[..]);
 }

@@ -307,7 +307,11 @@ fn what_cannot_start_says_why_in_one_line() {
     failed(&coordinator(taken, &["--store", &free]), 1, &[taken, "in use", "another"]);
     failed(&coordinator("127.0.0.1:0", &["--store", &used]), 1, &["store/lock", "another coordinator"]);
     failed(&coordinator("127.0.0.1:0", &["--store", &torn]), 1, &["torn/state", "new cluster"]);
-    failed(&coordinator("127.0.0.1:0", &["--store", &free, "--replicas", "17"]), 2, &["--replicas", "1 to 16"]);
+    failed(
+        &coordinator("127.0.0.1:0", &["--store", &free, "--replicas", "17"]),
+        2,
+        &["--replicas", "1 to 16"],
+    );
     failed(&coordinator("127.0.0.1:0", &["--store", "etcd:http://here"]), 2, &["file:DIR"]);
     failed(&coordinator("127.0.0.1:0", &["--lease-ms", "20"]), 2, &["--lease-ms 20", "50"]);
     failed(&coordinator("nowhere", &[]), 2, &["HOST:PORT"]);

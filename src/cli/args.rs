@@ -237,7 +237,7 @@ pub(super) struct CoordinatorArgs {
     /// Sessions, and blocks, of one that says nothing for so long end, or go to others
     #[arg(long, value_name = "MS", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
     pub(super) worker_lease_ms: u64,
-    /// How long a server takes pushes without a coordinator; told to servers, which obey it from the release with chains on
+    /// How long a server takes pushes without a coordinator; then it refuses them and keeps its memory
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(super) orphan_s: u64,
     /// End with the process of this id, which started this one

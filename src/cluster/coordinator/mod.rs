@@ -9,7 +9,7 @@
 //! Invariants: a decision is durable before anybody hears of it; ids are never given twice (C3); a server that is
 //! gone stays in the chains whose last copy it has, marked unavailable (C7), and whoever has not reported that it has
 //! everything is no copy; partitions are placed anew only while there is neither a table nor a session, so that no data
-//! is left behind; all changes of chains are made by [`chains::Chains`], each under an epoch of its own, and told only to
+//! is left behind; all changes of chains are made by `chains::Chains`, each under an epoch of its own, and told only to
 //! the servers in them. Time is counted only while this process runs: a pause of its own adds to every deadline.
 //!
 //! Absent on purpose: clocks, sockets, files (the owner has them), anything on the data path. One thread owns it.

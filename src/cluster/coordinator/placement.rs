@@ -157,7 +157,8 @@ impl Coordinator {
             _ => "are gone and had the only copies",
         };
         Some(format!(
-            "{} {had} of partition {lost} (C7); it is back when one of them is, as the same process; otherwise restore              it from a checkpoint into a new cluster, or drop the tables",
+            "{} {had} of partition {lost} (C7); it is back when one of them is, as the same process; otherwise its rows \
+             are gone: drop the tables",
             names.join(" and ")
         ))
     }
