@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gradwire::cluster::ServerState;
-use gradwire::{Add, Cluster, Pull, Status};
+use gradwire::{Add, Cluster, ConnectConfig, Pull, Status};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -180,7 +180,9 @@ fn a_strong_pull_sees_what_is_acknowledged_also_after_the_tail_is_gone() {
 #[test]
 fn when_every_copy_is_gone_it_is_said_and_nothing_is_made_up() {
     let mut running = Running::start(2);
-    let cluster = Cluster::connect(&running.address).unwrap();
+    // Nobody answers a push to what is gone: its wait ends here.
+    let config = ConnectConfig { deadline: Duration::from_secs(3), ..ConnectConfig::default() };
+    let cluster = Cluster::connect_with(&running.address, config).unwrap();
     let session = cluster.session().unwrap();
     let table = session.sparse("w", 1, Add).unwrap();
     table.push(&[1], &[1.0]).unwrap().wait().unwrap();

@@ -68,41 +68,15 @@ pub(super) fn run(args: &UpArgs) -> Result<(), Failure> {
     let mut processes = Vec::new();
     let store_flag = format!("file:{}", store.display());
     let replicas = args.replicas.to_string();
-    let flags = [
-        "coordinator",
-        "--listen",
-        "127.0.0.1:0",
-        "--store",
-        &store_flag,
-        "--replicas",
-        &replicas,
-    ];
+    let flags = ["coordinator", "--listen", "127.0.0.1:0", "--store", &store_flag, "--replicas", &replicas];
     processes.push(start(&program, "coordinator".to_owned(), &flags, 0, &tell)?);
     let deadline = Instant::now() + START;
     let coordinator = await_address(&news, &mut processes, 0, deadline)?;
-    let server_flags = [
-        "server",
-        "--coordinator",
-        &coordinator,
-        "--listen",
-        "127.0.0.1:0",
-    ];
+    let server_flags = ["server", "--coordinator", &coordinator, "--listen", "127.0.0.1:0"];
     for server in 1..=args.servers as usize {
-        processes.push(start(
-            &program,
-            format!("server {server}"),
-            &server_flags,
-            server,
-            &tell,
-        )?);
+        processes.push(start(&program, format!("server {server}"), &server_flags, server, &tell)?);
     }
-    await_complete(
-        &news,
-        &mut processes,
-        &coordinator,
-        args.servers as usize,
-        deadline,
-    )?;
+    await_complete(&news, &mut processes, &coordinator, args.servers as usize, deadline)?;
     {
         let mut out = std::io::stdout().lock();
         writeln!(out, "{coordinator}")?;
@@ -115,17 +89,13 @@ pub(super) fn run(args: &UpArgs) -> Result<(), Failure> {
     loop {
         match news.recv() {
             Ok(News::Ended(which)) => {
-                let lived = processes
-                    .get(which)
-                    .map_or(Duration::ZERO, |process| process.started.elapsed());
+                let lived = processes.get(which).map_or(Duration::ZERO, |process| process.started.elapsed());
                 // With copies elsewhere nothing is lost. One that ends as soon as it starts would only do so again.
                 if which == 0 || args.replicas < 2 || lived < SHORT_LIFE {
                     return Err(ended(&mut processes, which));
                 }
                 let name = processes[which].name.clone();
-                complain(&format!(
-                    "{name} ended; another takes its place, and copies are made again"
-                ));
+                complain(&format!("{name} ended; another takes its place, and copies are made again"));
                 processes[which] = start(&program, name, &server_flags, which, &tell)?;
             }
             Ok(News::Address(..)) => {}
@@ -166,31 +136,19 @@ fn start(
         .stderr(Stdio::inherit())
         .spawn();
     let mut child = spawned.map_err(|error| {
-        Failure::work(format!(
-            "cannot start {}: {error}; check that it may be run",
-            program.display()
-        ))
+        Failure::work(format!("cannot start {}: {error}; check that it may be run", program.display()))
     })?;
     let out = child.stdout.take();
-    let process = Process {
-        name,
-        child,
-        started: Instant::now(),
-    };
+    let process = Process { name, child, started: Instant::now() };
     let tell = tell.clone();
-    std::thread::Builder::new()
-        .name("up".to_owned())
-        .spawn(move || {
-            let mut lines = out
-                .into_iter()
-                .flat_map(|out| BufReader::new(out).lines())
-                .map_while(Result::ok);
-            if let Some(line) = lines.next() {
-                drop(tell.send(News::Address(which, line)));
-            }
-            lines.for_each(drop);
-            drop(tell.send(News::Ended(which)));
-        })?;
+    std::thread::Builder::new().name("up".to_owned()).spawn(move || {
+        let mut lines = out.into_iter().flat_map(|out| BufReader::new(out).lines()).map_while(Result::ok);
+        if let Some(line) = lines.next() {
+            drop(tell.send(News::Address(which, line)));
+        }
+        lines.for_each(drop);
+        drop(tell.send(News::Ended(which)));
+    })?;
     Ok(process)
 }
 
@@ -199,10 +157,7 @@ fn ended(processes: &mut [Process], which: usize) -> Failure {
     let Some(process) = processes.get_mut(which) else {
         return Failure::work("a child process ended");
     };
-    let how = process
-        .child
-        .wait()
-        .map_or_else(|error| error.to_string(), |status| status.to_string());
+    let how = process.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
     Failure::work(format!(
         "{} ended ({how}); see its own message above, the other processes were stopped",
         process.name
@@ -251,21 +206,14 @@ fn await_complete(
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let status = Cluster::status_of(coordinator, left)?;
-        let serving = status
-            .servers
-            .iter()
-            .filter(|server| server.state == ServerState::Serving)
-            .count();
+        let serving = status.servers.iter().filter(|server| server.state == ServerState::Serving).count();
         if status.complete && serving == servers {
             return Ok(());
         }
         if left.is_zero() {
-            let missing = status
-                .incomplete
-                .unwrap_or_else(|| format!("{serving} of {servers} servers serve"));
-            return Err(Failure::work(format!(
-                "the cluster was not complete after {START:?}: {missing}"
-            )));
+            let missing =
+                status.incomplete.unwrap_or_else(|| format!("{serving} of {servers} servers serve"));
+            return Err(Failure::work(format!("the cluster was not complete after {START:?}: {missing}")));
         }
     }
 }
