@@ -103,7 +103,7 @@ pub enum ServerState {
     Joining,
     /// It serves.
     Serving,
-    /// It lives and holds no partition: it joined when there was data already.
+    /// It lives and holds no partition yet, or no more.
     Spare,
     /// Its partitions go to others; it can be stopped once it is in no chain.
     Draining,

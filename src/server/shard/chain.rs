@@ -2,6 +2,9 @@
 
 use std::collections::VecDeque;
 
+use crossbeam_channel::Sender;
+
+use super::Notice;
 use super::copy::Copying;
 use super::event::Event;
 use super::join::Joining;
@@ -114,6 +117,14 @@ impl Held {
         if !position.heads() {
             // The head brings its order up to date by itself.
             self.events.clear();
+        }
+    }
+
+    /// Says, once, that this replica cannot go on. A process that ends has nobody listening.
+    pub(super) fn leave(&mut self, shard: ShardId, notices: &Sender<Notice>, reason: &str) {
+        if !std::mem::replace(&mut self.left, true) {
+            let (partition, epoch, reason) = (self.partition, self.chain.epoch, reason.to_owned());
+            notices.send(Notice::Leave { partition, epoch, shard, reason }).ok();
         }
     }
 

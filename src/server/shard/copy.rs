@@ -5,7 +5,6 @@
 //! batches that follow; what is beyond comes with a later piece. So every key is copied once, and no push waits.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use zerocopy::IntoBytes;
 
@@ -62,7 +61,7 @@ impl Copying {
 
 impl<F: Fabric> Shard<F> {
     /// Sends the next pieces. Every batch has been sent. Gives whether anything moved, and whether all is sent.
-    pub(super) fn copy_on(&mut self, place: usize, _now: Instant) -> (bool, bool) {
+    pub(super) fn copy_on(&mut self, place: usize) -> (bool, bool) {
         let mut moved = 0;
         while moved < TURN_BYTES {
             let Self { held, rows, fabric, .. } = self;

@@ -171,12 +171,7 @@ impl<F: Fabric> Shard<F> {
     /// This replica is of no use any more: it says so and keeps still.
     pub(super) fn stop_following(&mut self, place: usize, stop: &str) {
         let Self { held, notices, shard, .. } = self;
-        let held = &mut held[place];
-        if !std::mem::replace(&mut held.left, true) {
-            let (partition, epoch) = (held.partition, held.chain.epoch);
-            let reason = stop.to_owned();
-            notices.send(Notice::Leave { partition, epoch, shard: *shard, reason }).ok();
-        }
+        held[place].leave(*shard, notices, stop);
     }
 
     /// Those behind have acknowledged: what had no room is asked for again.

@@ -15,7 +15,7 @@ const PADDING: [u8; 8] = [0; 8];
 
 impl<F: Fabric> Shard<F> {
     /// Seals what the turn put in order, sends it on and acknowledges it. True when something moved that had waited.
-    pub(super) fn forward(&mut self, now: Instant) -> bool {
+    pub(super) fn forward(&mut self) -> bool {
         for at in 0..self.touched.len() {
             let place = self.touched[at] as usize;
             let held = &mut self.held[place];
@@ -31,7 +31,7 @@ impl<F: Fabric> Shard<F> {
         let mut any = false;
         let mut unsent = std::mem::take(&mut self.unsent);
         unsent.retain(|&place| {
-            let (moved, over) = self.send_on(place as usize, now);
+            let (moved, over) = self.send_on(place as usize);
             any |= moved;
             self.held[place as usize].unsent = !over;
             !over
@@ -53,7 +53,7 @@ impl<F: Fabric> Shard<F> {
 
     /// Sends a partition's batches on, and then more of a copy. Gives whether anything moved, and whether nothing is
     /// left to send now.
-    fn send_on(&mut self, place: usize, now: Instant) -> (bool, bool) {
+    fn send_on(&mut self, place: usize) -> (bool, bool) {
         let Self { held, fabric, lanes, .. } = self;
         let held = &mut held[place];
         let header = link_header(held, Kind::Batch);
@@ -63,7 +63,7 @@ impl<F: Fabric> Shard<F> {
         let Some(seat) = lanes.iter().find(|seat| seat.id == lane) else { return (false, true) };
         if !seat.backlog.is_empty() || down.copy.as_ref().is_some_and(|copy| copy.is_before_batches()) {
             return match down.copy.is_some() && seat.backlog.is_empty() {
-                true => self.copy_on(place, now),
+                true => self.copy_on(place),
                 false => (false, false),
             };
         }
@@ -103,7 +103,7 @@ impl<F: Fabric> Shard<F> {
         }
         let all = next > self.held[place].replica.lsn();
         if all && copying {
-            let (moved, over) = self.copy_on(place, now);
+            let (moved, over) = self.copy_on(place);
             return (moved || next > began, over);
         }
         (next > began, all)

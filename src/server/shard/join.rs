@@ -1,7 +1,6 @@
 //! A partition that this shard joins: state, then rows, with the batches between them.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -192,7 +191,7 @@ impl<F: Fabric> Shard<F> {
         Ok(())
     }
 
-    pub(super) fn on_copied(&mut self, at: usize, header: &Header, _now: Instant) {
+    pub(super) fn on_copied(&mut self, at: usize, header: &Header) {
         let payload = self.take_payload(at, header);
         let Some(place) = self.place_of_link(at, header) else { return self.keep_payload(payload) };
         let told = CopiedBody::split(&payload.as_bytes()[..header.length as usize]);

@@ -132,7 +132,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// The thread behind this one says what it has.
-    pub(super) fn on_linked(&mut self, at: usize, header: &Header, _now: Instant) {
+    pub(super) fn on_linked(&mut self, at: usize, header: &Header) {
         let lane = self.lanes[at].id;
         let mut body = LinkedBody::new_zeroed();
         let Peer::Successor(from) = self.lanes[at].peer else { return self.cut(at) };
@@ -192,10 +192,7 @@ impl<F: Fabric> Shard<F> {
 
     /// Says that a replica here cannot go on.
     pub(super) fn leave(&self, held: &mut Held, reason: &str) {
-        if !std::mem::replace(&mut held.left, true) {
-            let (partition, epoch, shard) = (held.partition, held.chain.epoch, self.shard);
-            self.notify(Notice::Leave { partition, epoch, shard, reason: reason.to_owned() });
-        }
+        held.leave(self.shard, &self.notices, reason);
     }
 
     /// Tells the process; one that ends has nobody listening.

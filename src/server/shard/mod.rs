@@ -218,7 +218,7 @@ impl<F: Fabric> Shard<F> {
         let answered = self.serve_answers(now);
         // A push is applied as it is received: it must have been before it is an entry (C1).
         let received = self.receive(now) || arrived;
-        let sent = self.forward(now);
+        let sent = self.forward();
         let sent = self.end_wait(now) || sent;
         let told = self.reply(now);
         self.fabric.flush();

@@ -96,8 +96,8 @@ impl<F: Fabric> Shard<F> {
             return Ok(0);
         }
         let digest = Digest(super::keys::digest_of(&body.digest));
-        let keys = self.rows.named_count(header.table, header.partition, header.session, digest);
-        keys.map(|keys| keys * size_of::<u64>()).ok_or(KeysMissing)
+        let keys = self.rows.named_keys(header.table, header.partition, header.session, digest);
+        keys.map(size_of_val).ok_or(KeysMissing)
     }
 
     /// Bytes of the largest payload that a batch can carry on from here.

@@ -75,8 +75,8 @@ impl<F: Fabric> Shard<F> {
             (Peer::Predecessor(_), Kind::Batch) => self.on_batch(at, header, now),
             (Peer::Predecessor(_), Kind::Meta) => self.on_meta(at, header),
             (Peer::Predecessor(_), Kind::Chunk) => self.on_chunk(at, header),
-            (Peer::Predecessor(_), Kind::Copied) => self.on_copied(at, header, now),
-            (Peer::Successor(_), Kind::Linked) => self.on_linked(at, header, now),
+            (Peer::Predecessor(_), Kind::Copied) => self.on_copied(at, header),
+            (Peer::Successor(_), Kind::Linked) => self.on_linked(at, header),
             _ => self.cut(at),
         }
     }

@@ -99,17 +99,6 @@ impl Rows {
         self.store.listed_keys(table, partition, session, digest)
     }
 
-    /// How many keys a kept list has.
-    pub(super) fn named_count(
-        &self,
-        table: TableId,
-        partition: PartitionId,
-        session: SessionId,
-        digest: Digest,
-    ) -> Option<usize> {
-        self.store.cached_keys(table, partition, session, digest)
-    }
-
     /// Applies what the head of the chain has applied: it decided, and nothing is refused here (C0).
     pub(super) fn follow(
         &mut self,
